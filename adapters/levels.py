@@ -1,0 +1,54 @@
+"""What a feature map is to the modules that consume it: how many channels, at which stride."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Level:
+    """One map of a feature pyramid.
+
+    Attributes:
+        channels: channels of the map, ``C`` in ``(B, C, ceil(H / stride), ceil(W / stride))``.
+        stride: image pixels per cell, the same in both directions.
+    """
+
+    channels: int
+    stride: int
+
+
+def format_levels(levels: Sequence[Level]) -> str:
+    """Levels for a message: ``stride 4: 64 channels, stride 8: 128 channels``."""
+    return ", ".join(f"stride {level.stride}: {level.channels} channels" for level in levels)
+
+
+def resolve_out_indices(out_indices: Sequence[int], count: int, what: str) -> tuple[int, ...]:
+    """Count negative indices from the end and check the result.
+
+    Args:
+        out_indices: indices as a user gives them.
+        count: how many stages or blocks there are to choose from.
+        what: who is asked, for the message (``"twins_svt_small has 4 stages"``).
+
+    Returns:
+        The indices, all in ``[0, count)`` and strictly increasing.
+
+    Raises:
+        ValueError: an index is no integer or out of range, or the order is not strictly increasing.
+    """
+    if isinstance(out_indices, int | str) or not all(isinstance(index, int) for index in out_indices):
+        raise ValueError(f"out_indices={out_indices!r} must be a sequence of integers, such as (0, 1); {what}.")
+    indices = tuple(out_indices)
+    allowed = f"{what}, so each index must lie in {-count}..{count - 1}"
+    if not indices:
+        raise ValueError(f"out_indices is empty; {allowed}. Leave it out for the default.")
+    for index in indices:
+        if not -count <= index < count:
+            raise ValueError(f"out_indices={indices} holds {index}, which is out of range; {allowed}.")
+    resolved = tuple(index % count for index in indices)
+    if any(later <= earlier for earlier, later in zip(resolved, resolved[1:], strict=False)):
+        raise ValueError(
+            f"out_indices={indices} stands for {resolved}, which is not strictly increasing; {allowed}, "
+            "in increasing order and without repeats."
+        )
+    return resolved

@@ -1,0 +1,46 @@
+"""The one place that touches mmengine's root registries.
+
+mmdet's and mmseg's registries are children of mmengine's root, so what is registered on the root is visible
+from both scopes. mmengine is optional: without it the adapters work from Python, and only configs do not.
+"""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+try:
+    from mmengine.registry import MODELS, OPTIM_WRAPPER_CONSTRUCTORS
+except ModuleNotFoundError as error:
+    if error.name != "mmengine":
+        raise
+    MODELS = OPTIM_WRAPPER_CONSTRUCTORS = None
+
+T = TypeVar("T", bound=Callable)
+
+OPENMMLAB_REMEDY = (
+    'install the maintained OpenMMLab line with `pip install "dense-adapters[openmmlab]"`, '
+    "or run `make setup` in a clone, which also compiles mmcv"
+)
+
+
+def register_model(target: T) -> T:
+    """Register a backbone, neck or factory under its own name on the root ``MODELS``."""
+    if MODELS is not None:
+        MODELS.register_module(module=target)
+    return target
+
+
+def register_optim_wrapper_constructor(target: T) -> T:
+    """Register an optimiser-wrapper constructor under its own name on the root registry."""
+    if OPTIM_WRAPPER_CONSTRUCTORS is not None:
+        OPTIM_WRAPPER_CONSTRUCTORS.register_module(module=target)
+    return target
+
+
+def require_mmengine(purpose: str) -> None:
+    """Say what to install when something that needs mmengine is asked for without it.
+
+    Raises:
+        ModuleNotFoundError: mmengine is not installed.
+    """
+    if MODELS is None:
+        raise ModuleNotFoundError(f"{purpose} needs mmengine, which is not installed: {OPENMMLAB_REMEDY}.")
