@@ -1,0 +1,247 @@
+"""The contract of an adapter, kept in one place: padding, levels, pyramid, cropping, weights, frozen parts."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, TypedDict
+
+import torch
+import torch.utils.checkpoint
+from torch import Tensor, nn
+
+from adapters import freezing, weights
+from adapters.levels import Level, resolve_out_indices
+from adapters.padding import crop_to_stride, pad_to_multiple
+from adapters.pyramid import build_pyramid, count_wanted_maps
+from adapters.trunks import build_trunk, check_model_name, check_trunk_arguments
+
+
+class AdapterOptions(TypedDict, total=False):
+    """The keyword arguments that every adapter takes, besides the model's name."""
+
+    out_indices: Sequence[int] | None
+    weights: str | None
+    pyramid: Mapping[str, Any] | None
+    in_channels: int
+    out_norm: bool
+    drop_path_rate: float
+    frozen_stages: int
+    norm_eval: bool
+    with_cp: bool
+    trunk: Mapping[str, Any] | None
+    init_cfg: Mapping[str, Any] | None
+
+
+class BackboneAdapter(nn.Module):
+    """A timm model as a multi-scale feature extractor for images of any size.
+
+    A family overrides :meth:`adapt_trunk` and :meth:`forward_trunk`, and :meth:`part_names` where its own modules
+    belong to a stage; everything else is the same for all.
+
+    Args:
+        model_name: a timm model name, with or without a weights tag (``'twins_svt_small.in1k'``).
+        out_indices: stages of a pyramid model, blocks of a token model; negative ones count from the end. Default:
+            all stages (the last four where there are more), or four evenly spaced blocks.
+        weights: what :meth:`init_weights` loads: ``None``, ``'timm'`` (the hub's weights of the tag), a path or a URL.
+        pyramid: config of a pyramid built inside the adapter, ``dict(type='SimpleFeaturePyramid', out_channels=256)``.
+        in_channels: channels of the image.
+        out_norm: apply the model's final norm to the maps where the model has one that fits them.
+        drop_path_rate: the largest rate of stochastic depth.
+        frozen_stages: -1 nothing, 0 the stem, n the stem and the first n stages (blocks of a token model).
+        norm_eval: keep batch norms in eval mode during training.
+        with_cp: gradient checkpointing, block by block, in training.
+        trunk: further arguments for ``timm.create_model``.
+        init_cfg: OpenMMLab's ``dict(type='Pretrained', checkpoint=...)``, the same as ``weights=...``.
+
+    Raises:
+        ValueError: an unknown model or tag, indices out of range, an argument that timm or the adapter refuses.
+    """
+
+    #: timm files (``timm.models.<name>``) whose models this family serves.
+    timm_modules: ClassVar[tuple[str, ...]] = ()
+    #: Arguments that free timm's model from its image size.
+    sizing: ClassVar[Mapping[str, Any]] = {}
+
+    def __init__(
+        self,
+        model_name: str,
+        out_indices: Sequence[int] | None = None,
+        weights: str | None = None,
+        pyramid: Mapping[str, Any] | None = None,
+        in_channels: int = 3,
+        out_norm: bool = False,
+        drop_path_rate: float = 0.0,
+        frozen_stages: int = -1,
+        norm_eval: bool = False,
+        with_cp: bool = False,
+        trunk: Mapping[str, Any] | None = None,
+        init_cfg: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        check_model_name(model_name)
+        check_trunk_arguments(trunk or {})
+        self.model_name = model_name
+        self.in_channels = in_channels
+        self.out_norm = out_norm
+        self.norm_eval = norm_eval
+        self.with_cp = with_cp
+        self.weights = resolve_source(weights, init_cfg)
+        self.trunk_arguments = dict(trunk or {})
+
+        self.trunk = self.build_trunk(drop_path_rate)
+        full_keys = frozenset(self.trunk.state_dict())
+        self.stage_levels = self.read_stage_levels()
+        self.out_indices = self._resolve_out_indices(out_indices, pyramid)
+        self.adapt_trunk()
+        #: Keys of timm's full model that this one has no use for; a checkpoint may hold them.
+        self.pruned_keys = full_keys - frozenset(self.trunk.state_dict())
+
+        trunk_levels = tuple(self.stage_levels[index] for index in self.out_indices)
+        self.pyramid: nn.Module | None = None
+        if pyramid is not None:
+            strides = {level.stride for level in trunk_levels}
+            if len(strides) > 1 and count_wanted_maps(pyramid) > 1:
+                raise ValueError(
+                    f"pyramid={dict(pyramid)!r} takes maps of one stride, but {model_name} gives strides {sorted(strides)}; "
+                    "leave pyramid out, since this model is a pyramid already."
+                )
+            self.pyramid = build_pyramid(pyramid, [level.channels for level in trunk_levels], trunk_levels[-1].stride)
+        self.levels: tuple[Level, ...] = trunk_levels if self.pyramid is None else self.pyramid.levels
+
+        self._frozen_modules = self._freeze(frozen_stages)
+        self._weights_loaded = False
+
+    # What a family decides.
+
+    def build_trunk(self, drop_path_rate: float) -> nn.Module:
+        """Build the timm model; ``sizing`` says how it is freed from its image size."""
+        return build_trunk(self.model_name, self.in_channels, drop_path_rate, self.trunk_arguments, self.sizing)
+
+    def read_stage_levels(self) -> tuple[Level, ...]:
+        """What each stage (or block) of the full trunk puts out."""
+        return tuple(Level(info["num_chs"], info["reduction"]) for info in self.trunk.feature_info)
+
+    @property
+    def pad_multiple(self) -> int:
+        """Images are padded, right and bottom, to a multiple of this many pixels."""
+        return self.stage_levels[-1].stride
+
+    def adapt_trunk(self) -> None:
+        """Remove what the requested maps do not need, and free the rest from its image size."""
+        self.trunk.prune_intermediate_layers(list(self.out_indices), prune_norm=not self.out_norm, prune_head=True)
+
+    def forward_trunk(self, image: Tensor) -> Sequence[Tensor]:
+        """Maps of the requested stages.
+
+        Args:
+            image: ``(B, C, H, W)``, ``H`` and ``W`` multiples of :attr:`pad_multiple`.
+
+        Returns:
+            One ``(B, C_i, h_i, w_i)`` per index of ``out_indices``, ``h_i >= ceil(H / stride_i)``.
+        """
+        return self.trunk.forward_intermediates(
+            image, indices=list(self.out_indices), norm=self.out_norm, stop_early=True, intermediates_only=True
+        )
+
+    def part_names(self) -> list[list[str]]:
+        """Names of the adapter's parameters by part: the stem, then one list per stage (or block)."""
+        return [[f"trunk.{name}" for name in part] for part in freezing.trunk_parts(self.trunk)]
+
+    # What is the same for all.
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        """Feature maps of an image of any size.
+
+        Args:
+            image: ``(B, C, H, W)``, any ``H, W >= 1``.
+
+        Returns:
+            Contiguous ``(B, C_i, ceil(H / s_i), ceil(W / s_i))``, one per entry of :attr:`levels`.
+
+        Raises:
+            ValueError: the image has another number of dimensions or channels.
+        """
+        if image.ndim != 4 or image.shape[1] != self.in_channels:
+            raise ValueError(
+                f"{self.model_name} takes images of shape (B, {self.in_channels}, H, W), got {tuple(image.shape)}; "
+                "for other channels build the adapter with in_channels=..."
+            )
+        image_size = (image.shape[-2], image.shape[-1])
+        maps = self.forward_trunk(pad_to_multiple(image, self.pad_multiple))
+        if self.pyramid is not None:
+            maps = self.pyramid(maps)
+        return tuple(
+            crop_to_stride(feature_map, image_size, level.stride, image.dtype)
+            for feature_map, level in zip(maps, self.levels, strict=True)
+        )
+
+    def run_block(self, block: nn.Module, *arguments: Any) -> Tensor:
+        """Run one block of the trunk, with gradient checkpointing where it is asked for."""
+        if self.with_cp and torch.is_grad_enabled():
+            return torch.utils.checkpoint.checkpoint(block, *arguments, use_reentrant=False)
+        return block(*arguments)
+
+    def init_weights(self) -> None:
+        """Load the weights, once. The trunk keeps timm's own initialisation otherwise: no child is re-initialised.
+
+        Raises:
+            ValueError: the checkpoint does not fit the model, or cannot be read.
+        """
+        if self._weights_loaded:
+            return
+        self._weights_loaded = True
+        weights.load(self, self.weights)
+
+    def train(self, mode: bool = True) -> "BackboneAdapter":
+        """Switch mode; frozen parts (and batch norms under ``norm_eval``) stay in eval mode."""
+        super().train(mode)
+        if mode:
+            still = self._frozen_modules + (freezing.batch_norms(self.trunk) if self.norm_eval else [])
+            for module in still:
+                module.eval()
+        return self
+
+    def extra_repr(self) -> str:
+        return f"{self.model_name!r}, out_indices={self.out_indices}, levels={self.levels}"
+
+    def _resolve_out_indices(
+        self, out_indices: Sequence[int] | None, pyramid: Mapping[str, Any] | None
+    ) -> tuple[int, ...]:
+        count = len(self.stage_levels)
+        tokens = count > 1 and len({level.stride for level in self.stage_levels}) == 1
+        if out_indices is not None:
+            kind = "blocks" if tokens else "stages"
+            return resolve_out_indices(out_indices, count, f"{self.model_name} has {count} {kind}")
+        if pyramid is not None and count_wanted_maps(pyramid) == 1:
+            return (count - 1,)
+        if tokens:
+            wanted = 4 if pyramid is None else count_wanted_maps(pyramid)
+            return tuple(sorted({max(count * (k + 1) // wanted - 1, 0) for k in range(wanted)}))
+        return tuple(range(max(count - 4, 0), count))
+
+    def _freeze(self, frozen_stages: int) -> list[nn.Module]:
+        if frozen_stages < 0:
+            return []
+        parts = self.part_names()
+        if frozen_stages >= len(parts):
+            raise ValueError(
+                f"frozen_stages={frozen_stages}, but {self.model_name} as built here has a stem and {len(parts) - 1} "
+                f"stages: use -1 (nothing), 0 (the stem) .. {len(parts) - 1} (everything)."
+            )
+        return freezing.freeze(self, [name for part in parts[: frozen_stages + 1] for name in part])
+
+
+def resolve_source(weights: str | None, init_cfg: Mapping[str, Any] | None) -> str | None:
+    """One source from the two idioms: ``weights=...`` and OpenMMLab's ``init_cfg``.
+
+    Raises:
+        ValueError: both are given, or ``init_cfg`` asks for anything but ``Pretrained``.
+    """
+    if init_cfg is None:
+        return weights
+    if weights is not None:
+        raise ValueError(f"weights={weights!r} and init_cfg={dict(init_cfg)!r} both name a checkpoint; give one of them.")
+    if init_cfg.get("type") != "Pretrained" or "checkpoint" not in init_cfg or set(init_cfg) - {"type", "checkpoint"}:
+        raise ValueError(
+            f"init_cfg={dict(init_cfg)!r}: only dict(type='Pretrained', checkpoint=...) is supported, since timm has "
+            "initialised the trunk already."
+        )
+    return init_cfg["checkpoint"]

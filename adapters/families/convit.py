@@ -1,0 +1,117 @@
+"""ConViT (arXiv 2103.10697) on grids of any height and width, without an N x N matrix of positions."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from timm.layers import resample_abs_pos_embed
+from timm.models.convit import GPSA, MHSA
+from torch import Tensor
+
+from adapters.base import BackboneAdapter
+from adapters.families.grafting import graft
+from adapters.registry import register_model
+
+
+class GatedPositionalAttention(GPSA):
+    """Gated positional self-attention (eq. 7 of the paper), with its positional half taken apart by axis.
+
+    The positional score ``w0 dx + w1 dy + w2 (dx^2 + dy^2) + b`` is a sum of a term in ``dx`` and one in ``dy``, so its
+    softmax over all keys is the product of a softmax along x and one along y. Both attention maps sum to one, hence so
+    does their gated mixture, and timm's final renormalisation does nothing.
+    """
+
+    #: ``(H, W)`` of the token grid, set by the adapter before each forward pass.
+    grid: tuple[int, int]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, H * W, C)`` on the grid ``(H, W)`` -> the same shape."""
+        batch, tokens, channels = x.shape
+        head_dim = channels // self.num_heads
+        query, key = self.qk(x).view(batch, tokens, 2, self.num_heads, head_dim).permute(2, 0, 3, 1, 4).unbind(0)
+        value = self.v(x).view(batch, tokens, self.num_heads, head_dim).transpose(1, 2)
+        content = F.scaled_dot_product_attention(query, key, value)
+        gate = torch.sigmoid(self.gating_param).view(1, -1, 1, 1)
+        x = torch.lerp(content, self.attend_positions(value).to(content.dtype), gate.to(content.dtype))
+        return self.proj_drop(self.proj(x.transpose(1, 2).reshape(batch, tokens, channels)))
+
+    def attend_positions(self, value: Tensor) -> Tensor:
+        """``(B, heads, H * W, d)`` -> the same shape, averaged with the positional weights alone."""
+        height, width = self.grid
+        batch, heads, _, head_dim = value.shape
+        along_x = self.axis_weights(width, 0).to(value.dtype)
+        along_y = self.axis_weights(height, 1).to(value.dtype)
+        x = value.reshape(batch, heads, height, width, head_dim)
+        x = torch.einsum("hqk,bhrkd->bhrqd", along_x, x)
+        x = torch.einsum("hqk,bhkcd->bhqcd", along_y, x)
+        return x.reshape(batch, heads, height * width, head_dim)
+
+    def axis_weights(self, size: int, axis: int) -> Tensor:
+        """Attention along one axis, ``(heads, size, size)``, each row a distribution over the keys."""
+        weight = self.pos_proj.weight
+        index = torch.arange(size, device=weight.device, dtype=weight.dtype)
+        offset = index[None, :] - index[:, None]
+        linear, square = weight[:, axis, None, None], weight[:, 2, None, None]
+        # The bias shifts every score alike, which softmax ignores; it stays in, so that it has a (zero) gradient.
+        scores = linear * offset + square * offset.square() + self.pos_proj.bias[:, None, None]
+        return scores.softmax(dim=-1)
+
+
+class SelfAttention(MHSA):
+    """Plain self-attention through the fused kernels."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, N, C)`` -> the same shape."""
+        batch, tokens, channels = x.shape
+        qkv = self.qkv(x).view(batch, tokens, 3, self.num_heads, channels // self.num_heads)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        dropout = self.attn_drop.p if self.training else 0.0
+        x = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
+        return self.proj_drop(self.proj(x.transpose(1, 2).reshape(batch, tokens, channels)))
+
+
+@register_model
+class ConViTAdapter(BackboneAdapter):
+    """ConViT: blocks at stride 16, on the true grid of each image.
+
+    timm assumes a square grid. Here positions are the (dx, dy) of an H x W one, and the absolute position embeddings are
+    resampled to it as timm resamples those of a ViT.
+
+    Raises:
+        ValueError: ``trunk`` asks for attention dropout, which needs the matrix that this form does without.
+    """
+
+    timm_modules = ("convit",)
+
+    def adapt_trunk(self) -> None:
+        if rate := self.trunk_arguments.get("attn_drop_rate"):
+            raise ValueError(
+                f"trunk={self.trunk_arguments!r}: attn_drop_rate={rate} drops entries of an attention matrix that "
+                "ConViTAdapter never forms; leave it out and use drop_path_rate or proj_drop_rate instead."
+            )
+        self._native_grid = tuple(self.trunk.patch_embed.grid_size)
+        super().adapt_trunk()
+        self.trunk.patch_embed.strict_img_size = False
+        for block in self.trunk.blocks:
+            graft(block.attn, GatedPositionalAttention if block.use_gpsa else SelfAttention)
+
+    def forward_trunk(self, image: Tensor) -> Sequence[Tensor]:
+        trunk = self.trunk
+        stride = self.pad_multiple
+        grid = (image.shape[-2] // stride, image.shape[-1] // stride)
+        tokens = trunk.patch_embed(image)
+        if trunk.use_pos_embed:
+            tokens = tokens + resample_abs_pos_embed(trunk.pos_embed, grid, self._native_grid, num_prefix_tokens=0)
+        tokens = trunk.pos_drop(tokens)
+        maps = []
+        for index, block in enumerate(trunk.blocks):
+            if index == trunk.local_up_to_layer:
+                tokens = torch.cat((trunk.cls_token.expand(tokens.shape[0], -1, -1), tokens), dim=1)
+            if block.use_gpsa:
+                block.attn.grid = grid
+            tokens = self.run_block(block, tokens)
+            if index in self.out_indices:
+                patches = tokens[:, 1:] if index >= trunk.local_up_to_layer else tokens
+                patches = trunk.norm(patches)
+                maps.append(patches.transpose(1, 2).unflatten(2, grid))
+        return maps

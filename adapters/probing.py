@@ -1,0 +1,88 @@
+"""Running a model on tensors without data, to learn what it does before any image is seen.
+
+``FakeTensorMode`` carries shapes, dtypes and the autograd graph, and computes nothing: a probe of a large model takes
+about a second and no memory to speak of.
+"""
+
+import copy
+from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def probe(module: M, forward: Callable[[M, Tensor], Sequence[Tensor]], shape: tuple[int, ...]) -> list[Tensor]:
+    """What ``forward(module, image)`` returns for an image of ``shape``, in eval mode and with gradients.
+
+    The module runs as a copy that shares its parameters and buffers, so that nothing it caches in passing stays.
+
+    Returns:
+        Tensors without data, whose ``grad_fn`` leads to the module's own parameters.
+    """
+    shared = {id(tensor): tensor for tensor in chain(module.parameters(), module.buffers())}
+    twin = copy.deepcopy(module, shared).eval()
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.enable_grad():
+        return list(forward(twin, torch.empty(shape)))
+
+
+def parameters_behind(outputs: Iterable[Tensor]) -> set[int]:
+    """Identities of the parameters that a gradient of ``outputs`` would reach."""
+    found: set[int] = set()
+    visited = set()
+    pending = [output.grad_fn for output in outputs if output.grad_fn is not None]
+    while pending:
+        node = pending.pop()
+        if node in visited:
+            continue
+        visited.add(node)
+        if (leaf := getattr(node, "variable", None)) is not None:
+            found.add(id(leaf))
+        pending += [following for following, _ in node.next_functions if following is not None]
+    return found
+
+
+def remove_unused(module: nn.Module, used: set[int], still_runs: Callable[[], bool]) -> None:
+    """Take out of ``module`` the parameters that have no part in its outputs.
+
+    A submodule none of whose parameters is used becomes an Identity, a single parameter None. Where the forward pass
+    touches one all the same, without its having an effect, it stays and is frozen.
+
+    Args:
+        module: changed in place.
+        used: what :func:`parameters_behind` found.
+        still_runs: says whether the forward pass works after a removal.
+    """
+    for name, child in _unused_submodules(module, used):
+        parent, attribute = _parent_of(module, name)
+        setattr(parent, attribute, nn.Identity())
+        if not still_runs():
+            setattr(parent, attribute, child)
+            child.requires_grad_(False)
+    for name, parameter in list(module.named_parameters()):
+        if id(parameter) in used or not parameter.requires_grad:
+            continue
+        parent, attribute = _parent_of(module, name)
+        setattr(parent, attribute, None)
+        if not still_runs():
+            setattr(parent, attribute, parameter.requires_grad_(False))
+
+
+def _unused_submodules(module: nn.Module, used: set[int]) -> list[tuple[str, nn.Module]]:
+    """The largest submodules with parameters of which none is used."""
+    found: list[tuple[str, nn.Module]] = []
+    for name, child in module.named_modules():
+        inside = any(name == outer or name.startswith(f"{outer}.") for outer, _ in found)
+        parameters = [id(parameter) for parameter in child.parameters()]
+        if name and not inside and parameters and used.isdisjoint(parameters):
+            found.append((name, child))
+    return found
+
+
+def _parent_of(module: nn.Module, name: str) -> tuple[nn.Module, str]:
+    path, _, attribute = name.rpartition(".")
+    return module.get_submodule(path), attribute
