@@ -1,0 +1,110 @@
+"""What a config's own backbone gives to the parts that read it, learned by running it on a small image."""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import MODELS, DefaultScope
+from torch import Tensor, nn
+
+from adapters.fitting.config_tree import Node, drop_pretrained, type_name
+from adapters.levels import Level
+
+#: Sides of the images to try, pixels: some backbones run at the size they were configured for only.
+SIDES = (128, 224, 512, 640)
+
+#: Algorithms that their backbone makes, and why another one cannot take its place.
+IRREPLACEABLE = {
+    "TridentResNet": "TridentNet is its backbone: three branches of shared weights and different dilation, one of which "
+    "the detector picks at test time",
+    "DetectoRS_ResNet": "the recursive feature pyramid feeds its maps back into a second ResNet (rfp_backbone)",
+    "DetectoRS_ResNeXt": "the recursive feature pyramid feeds its maps back into a second ResNet (rfp_backbone)",
+    "VPD": "it is a diffusion model conditioned on text",
+}
+
+
+@dataclass(frozen=True)
+class Original:
+    """The maps of the backbone that is to be replaced.
+
+    Attributes:
+        name: its type.
+        levels: channels and strides of its maps in training, in order.
+        single_in_eval: the map that it gives alone, as a tensor, in eval mode; None if it gives all.
+        class_tokens: each map comes with its class token, as a pair.
+    """
+
+    name: str
+    levels: tuple[Level, ...]
+    single_in_eval: int | None = None
+    class_tokens: bool = False
+
+
+def probe_original(config: Node, scope: str) -> Original:
+    """Build a backbone from its config, without weights, and run it.
+
+    Raises:
+        ValueError: it cannot be built or run here, or gives something other than maps.
+    """
+    name = type_name(config)
+    if name in IRREPLACEABLE:
+        raise ValueError(f"the backbone of this config, {name}, cannot be swapped: {IRREPLACEABLE[name]}.")
+    config = copy.deepcopy(config)
+    drop_pretrained(config)
+    try:
+        with DefaultScope.overwrite_default_scope(scope), torch.random.fork_rng(devices=[]):
+            backbone = revert_sync_batchnorm(MODELS.build(config))
+    except Exception as error:
+        raise ValueError(
+            f"the config's own backbone, {name}, cannot be built, so what its neck and heads expect is not known: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    in_channels = config.get("in_channels", 3)
+    error: Exception | None = None
+    for side in SIDES:
+        try:
+            return _run(backbone, name, (2, in_channels, side, side))
+        except (RuntimeError, AssertionError, IndexError) as reason:
+            error = error or reason
+    raise ValueError(
+        f"the config's own backbone, {name}, does not run on images of {', '.join(map(str, SIDES))} pixels, so what its "
+        f"neck and heads expect is not known: {error}"
+    )
+
+
+def _run(backbone: nn.Module, name: str, shape: tuple[int, ...]) -> Original:
+    image = torch.zeros(shape)
+    with torch.no_grad():
+        backbone.train()
+        outputs = backbone(image)
+        backbone.eval()
+        in_eval = backbone(image)
+    maps = [outputs] if isinstance(outputs, Tensor) else list(outputs)
+    class_tokens = all(_is_pair(item) for item in maps)
+    if class_tokens:
+        maps = [item[0] for item in maps]
+    if not maps or not all(isinstance(item, Tensor) and item.ndim == 4 for item in maps):
+        raise ValueError(
+            f"the config's own backbone, {name}, gives something other than feature maps: {_describe(outputs)}."
+        )
+    levels = tuple(Level(item.shape[1], round(shape[-1] / item.shape[-1])) for item in maps)
+    single = None
+    if isinstance(in_eval, Tensor) and len(maps) > 1:
+        candidates = [index for index, item in enumerate(maps) if item.shape == in_eval.shape]
+        single = candidates[-1] if candidates else len(maps) - 1
+    return Original(name, levels, single, class_tokens)
+
+
+def _is_pair(item: Any) -> bool:
+    return isinstance(item, list | tuple) and len(item) == 2 and item[0].ndim == 4 and item[1].ndim == 2
+
+
+def _describe(outputs: Any) -> str:
+    if isinstance(outputs, Tensor):
+        return f"a tensor of shape {tuple(outputs.shape)}"
+    if isinstance(outputs, Sequence):
+        return f"[{', '.join(_describe(item) for item in outputs)}]"
+    return type(outputs).__name__
