@@ -60,16 +60,14 @@ class LevelBridge(nn.Module):
         self.single_in_eval = single_in_eval
         self.class_tokens = class_tokens
         self.levels = tuple(Level(*level) for level in zip(out_channels, out_strides, strict=True))
-        self.sources: list[list[int]] = []
-        self.paths = nn.ModuleList()
+        self.sources: list[list[int]] = []  # the incoming levels of each map
+        self.paths = nn.ModuleList()  # one for each source, map after map
         for level in self.levels:
             sources = [index for index, stride in enumerate(in_strides) if stride >= level.stride]
             sources = sources or [len(in_strides) - 1]
             alone = len(sources) == 1
             self.sources.append(sources)
-            self.paths.append(
-                nn.ModuleList(_make_path(in_channels[index], in_strides[index], level, alone) for index in sources)
-            )
+            self.paths.extend(_make_path(in_channels[index], in_strides[index], level, alone) for index in sources)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor | tuple[Tensor, ...] | tuple[list[Tensor], ...]:
         """Maps ``(B, C_i, h_i, w_i)`` of the incoming levels, to one map for each of ``levels``.
@@ -80,10 +78,8 @@ class LevelBridge(nn.Module):
         got = tuple(feature_map.shape[1] for feature_map in maps)
         if got != self.in_channels:
             raise ValueError(f"LevelBridge got maps of {got} channels but its in_channels are {self.in_channels}.")
-        outputs = tuple(
-            _add([path(maps[index]) for path, index in zip(paths, sources, strict=True)])
-            for paths, sources in zip(self.paths, self.sources, strict=True)
-        )
+        paths = iter(self.paths)
+        outputs = tuple(_add([next(paths)(maps[index]) for index in sources]) for sources in self.sources)
         if self.single_in_eval is not None and not self.training:
             return outputs[self.single_in_eval]
         if self.class_tokens:

@@ -24,7 +24,7 @@ def fit_backbone(cfg: Any, model_name: str, **adapter_options: Any) -> list[str]
 
     The config's own backbone is built and run once on a small image, without weights, to learn which channels and
     strides its neck and heads expect. The timm model gets the same strides, through a pyramid if it has one stride
-    only, and every ``in_channels`` that reads them is rewritten. Where one cannot be, a ``LevelBridge`` goes in between.
+    only, and every ``in_channels`` that reads them is rewritten. Where that cannot be, a ``LevelBridge`` goes between.
 
     Args:
         cfg: an mmengine ``Config`` of mmdet or mmseg, whose modules are registered. Changed in place.
@@ -60,7 +60,7 @@ def fit_backbone(cfg: Any, model_name: str, **adapter_options: Any) -> list[str]
     read = sorted({position for reader in readers for position in reader.read}) or range(len(expected))
     wanted = {position: expected[position].stride for position in read}
     if asked:
-        plan = plan_as_asked(adapter.levels, wanted, len(expected), strides_matter)
+        plan = plan_as_asked(adapter.levels, wanted, strides_matter)
     else:
         plan = plan_levels(adapter.stage_levels, wanted, expected, strides_matter)
         options.update(plan.options)

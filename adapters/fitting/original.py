@@ -18,8 +18,8 @@ SIDES = (128, 224, 512, 640)
 
 #: Algorithms that their backbone makes, and why another one cannot take its place.
 IRREPLACEABLE = {
-    "TridentResNet": "TridentNet is its backbone: three branches of shared weights and different dilation, one of which "
-    "the detector picks at test time",
+    "TridentResNet": "TridentNet is its backbone: three branches of shared weights and different dilation, of which "
+    "the detector picks one at test time",
     "DetectoRS_ResNet": "the recursive feature pyramid feeds its maps back into a second ResNet (rfp_backbone)",
     "DetectoRS_ResNeXt": "the recursive feature pyramid feeds its maps back into a second ResNet (rfp_backbone)",
     "VPD": "it is a diffusion model conditioned on text",
@@ -63,15 +63,15 @@ def probe_original(config: Node, scope: str) -> Original:
             f"{type(error).__name__}: {error}"
         ) from error
     in_channels = config.get("in_channels", 3)
-    error: Exception | None = None
+    first: Exception | None = None
     for side in SIDES:
         try:
             return _run(backbone, name, (2, in_channels, side, side))
         except (RuntimeError, AssertionError, IndexError) as reason:
-            error = error or reason
+            first = first or reason
     raise ValueError(
-        f"the config's own backbone, {name}, does not run on images of {', '.join(map(str, SIDES))} pixels, so what its "
-        f"neck and heads expect is not known: {error}"
+        f"the config's own backbone, {name}, does not run on images of {', '.join(map(str, SIDES))} pixels, so what "
+        f"its neck and heads expect is not known: {first}"
     )
 
 

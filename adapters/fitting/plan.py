@@ -97,13 +97,12 @@ def _undilated(wanted: Mapping[int, int], old: Sequence[Level]) -> list[int]:
     return [strides[0] * 2**position for position in wanted]
 
 
-def plan_as_asked(levels: Sequence[Level], wanted: Mapping[int, int], count: int, strides_matter: bool) -> Plan:
+def plan_as_asked(levels: Sequence[Level], wanted: Mapping[int, int], strides_matter: bool) -> Plan:
     """Let levels that the caller chose serve the wanted positions: by stride, else by order.
 
     Args:
         levels: of the adapter as asked for.
         wanted: the stride of each position that is read.
-        count: how many levels the backbone that is replaced gives.
         strides_matter: as for :func:`plan_levels`.
     """
     strides = [level.stride for level in levels]

@@ -1,0 +1,12 @@
+#!/usr/bin/env python
+"""Evaluate a checkpoint on a config's test split: `python tools/test.py CONFIG CHECKPOINT [--backbone NAME] ...`."""
+
+from adapters.cli import one_line_errors
+from adapters.registry import require_mmengine
+
+if __name__ == "__main__":
+    with one_line_errors():
+        require_mmengine("tools/test.py")
+        from adapters.runner import run_testing
+
+        run_testing()
