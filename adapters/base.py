@@ -8,10 +8,12 @@ import torch.utils.checkpoint
 from torch import Tensor, nn
 
 from adapters import freezing, weights
+from adapters.checkpoints import norm_eps
 from adapters.levels import Level, resolve_out_indices
 from adapters.padding import crop_to_stride, pad_to_multiple
 from adapters.pyramid import build_pyramid, count_wanted_maps
 from adapters.trunks import build_trunk, check_model_name, check_trunk_arguments
+from adapters.weights import resolve_source
 
 
 class AdapterOptions(TypedDict, total=False):
@@ -60,6 +62,9 @@ class BackboneAdapter(nn.Module):
     #: Arguments that free timm's model from its image size.
     sizing: ClassVar[Mapping[str, Any]] = {}
 
+    #: The timm model, its parameters named as timm names them.
+    trunk: Any
+
     def __init__(
         self,
         model_name: str,
@@ -100,14 +105,15 @@ class BackboneAdapter(nn.Module):
             strides = {level.stride for level in trunk_levels}
             if len(strides) > 1 and count_wanted_maps(pyramid) > 1:
                 raise ValueError(
-                    f"pyramid={dict(pyramid)!r} takes maps of one stride, but {model_name} gives strides {sorted(strides)}; "
-                    "leave pyramid out, since this model is a pyramid already."
+                    f"pyramid={dict(pyramid)!r} takes maps of one stride, but {model_name} gives strides "
+                    f"{sorted(strides)}; leave pyramid out, since this model is a pyramid already."
                 )
             self.pyramid = build_pyramid(pyramid, [level.channels for level in trunk_levels], trunk_levels[-1].stride)
         self.levels: tuple[Level, ...] = trunk_levels if self.pyramid is None else self.pyramid.levels
 
         self._frozen_modules = self._freeze(frozen_stages)
         self._weights_loaded = False
+        norm_eps.keep_in_state_dict(self)
 
     # What a family decides.
 
@@ -187,8 +193,8 @@ class BackboneAdapter(nn.Module):
         """
         if self._weights_loaded:
             return
-        self._weights_loaded = True
         weights.load(self, self.weights)
+        self._weights_loaded = True
 
     def train(self, mode: bool = True) -> "BackboneAdapter":
         """Switch mode; frozen parts (and batch norms under ``norm_eval``) stay in eval mode."""
@@ -227,21 +233,3 @@ class BackboneAdapter(nn.Module):
                 f"stages: use -1 (nothing), 0 (the stem) .. {len(parts) - 1} (everything)."
             )
         return freezing.freeze(self, [name for part in parts[: frozen_stages + 1] for name in part])
-
-
-def resolve_source(weights: str | None, init_cfg: Mapping[str, Any] | None) -> str | None:
-    """One source from the two idioms: ``weights=...`` and OpenMMLab's ``init_cfg``.
-
-    Raises:
-        ValueError: both are given, or ``init_cfg`` asks for anything but ``Pretrained``.
-    """
-    if init_cfg is None:
-        return weights
-    if weights is not None:
-        raise ValueError(f"weights={weights!r} and init_cfg={dict(init_cfg)!r} both name a checkpoint; give one of them.")
-    if init_cfg.get("type") != "Pretrained" or "checkpoint" not in init_cfg or set(init_cfg) - {"type", "checkpoint"}:
-        raise ValueError(
-            f"init_cfg={dict(init_cfg)!r}: only dict(type='Pretrained', checkpoint=...) is supported, since timm has "
-            "initialised the trunk already."
-        )
-    return init_cfg["checkpoint"]

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ def resolve_out_indices(out_indices: Sequence[int], count: int, what: str) -> tu
         if not -count <= index < count:
             raise ValueError(f"out_indices={indices} holds {index}, which is out of range; {allowed}.")
     resolved = tuple(index % count for index in indices)
-    if any(later <= earlier for earlier, later in zip(resolved, resolved[1:], strict=False)):
+    if any(later <= earlier for earlier, later in pairwise(resolved)):
         raise ValueError(
             f"out_indices={indices} stands for {resolved}, which is not strictly increasing; {allowed}, "
             "in increasing order and without repeats."

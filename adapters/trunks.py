@@ -51,7 +51,8 @@ def check_model_name(model_name: str) -> None:
         near = difflib.get_close_matches(name, known, n=5, cutoff=0.5) or [m for m in known if name[:4] in m][:5]
         hint = f" Did you mean {', '.join(near)}?" if near else ""
         raise ValueError(
-            f"timm {timm.__version__} has no model named {name!r}.{hint} `timm.list_models('*pattern*')` lists all of them."
+            f"timm {timm.__version__} has no model named {name!r}.{hint} "
+            "`timm.list_models('*pattern*')` lists all of them."
         )
     tags = [full.split(".", 1)[1] for full in timm.list_pretrained(f"{name}.*") if full.split(".", 1)[0] == name]
     if tag and tag not in tags and not timm.models.is_model_pretrained(model_name):
@@ -71,7 +72,9 @@ def check_trunk_arguments(arguments: Mapping[str, Any]) -> None:
     """
     for key in arguments:
         if key in OWNED_ARGUMENTS:
-            raise ValueError(f"trunk={dict(arguments)!r} sets {key!r}, which the adapter owns; use {OWNED_ARGUMENTS[key]}.")
+            raise ValueError(
+                f"trunk={dict(arguments)!r} sets {key!r}, which the adapter owns; use {OWNED_ARGUMENTS[key]}."
+            )
 
 
 def build_trunk(
@@ -101,7 +104,8 @@ def build_trunk(
         if refused in sizing:
             raise UnsupportedSizingError(refused) from error
         raise ValueError(
-            f"timm's {model_name} takes no {refused!r} (given {arguments[refused]!r}); leave it out of the adapter's arguments."
+            f"timm's {model_name} takes no {refused!r} (given {arguments[refused]!r}); "
+            "leave it out of the adapter's arguments."
         ) from error
 
 

@@ -74,8 +74,8 @@ class SelfAttention(MHSA):
 class ConViTAdapter(BackboneAdapter):
     """ConViT: blocks at stride 16, on the true grid of each image.
 
-    timm assumes a square grid. Here positions are the (dx, dy) of an H x W one, and the absolute position embeddings are
-    resampled to it as timm resamples those of a ViT.
+    timm assumes a square grid. Here positions are the (dx, dy) of an H x W one, and the absolute position embeddings
+    are resampled to it as timm resamples those of a ViT.
 
     Raises:
         ValueError: ``trunk`` asks for attention dropout, which needs the matrix that this form does without.

@@ -39,8 +39,8 @@ class GenericAdapter(BackboneAdapter):
                 continue
             if not hasattr(trunk, "forward_intermediates") or not getattr(trunk, "feature_info", None):
                 raise ValueError(
-                    f"{self.model_name} has no spatial features: timm's {type(trunk).__name__} gives no intermediate maps. "
-                    "Choose a model that does, such as 'resnet50' or 'twins_svt_small'."
+                    f"{self.model_name} has no spatial features: timm's {type(trunk).__name__} gives no intermediate "
+                    "maps. Choose a model that does, such as 'resnet50' or 'twins_svt_small'."
                 )
             return trunk
         raise AssertionError("the last sizing asks timm for nothing")
@@ -93,8 +93,8 @@ class GenericAdapter(BackboneAdapter):
         native = self.trunk.pretrained_cfg.get("input_size", ("?", "?", "?"))[1:]
         raise ValueError(
             f"{self.model_name} cannot serve as a backbone for images of any size (its native size is "
-            f"{native[0]} x {native[1]}): {reason}. Choose another model of timm's, such as one of the Twins, SwinV2-CR, "
-            "ViT, EVA or ConViT families."
+            f"{native[0]} x {native[1]}): {reason}. Choose another model of timm's, such as one of the Twins, "
+            "SwinV2-CR, ViT, EVA or ConViT families."
         )
 
     def _enable_checkpointing(self) -> None:
@@ -103,11 +103,12 @@ class GenericAdapter(BackboneAdapter):
             self.trunk.set_grad_checkpointing(True)
         except (AssertionError, AttributeError, NotImplementedError):
             for block in _blocks(self.trunk):
-                graft(block, _checkpointed(type(block)))
+                cls: Any = type(block)
+                graft(block, _checkpointed(cls))
 
 
 @functools.cache
-def _checkpointed(cls: type[nn.Module]) -> type[nn.Module]:
+def _checkpointed(cls: Any) -> type[nn.Module]:
     """A subclass that recomputes its forward pass during the backward pass."""
 
     def forward(self: nn.Module, *arguments: Any) -> Any:

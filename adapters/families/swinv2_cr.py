@@ -22,7 +22,7 @@ class WindowAttention(WindowMultiHeadAttention):
     """Scaled cosine attention with a log-spaced position bias, for windows of any extent."""
 
     def queries_keys_values(self, windows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """``(..., L, C)`` -> three of ``(..., heads, L, C / heads)``; queries and keys of unit length, queries scaled."""
+        """``(..., L, C)`` -> three ``(..., heads, L, C / heads)``: queries and keys of unit length, queries scaled."""
         head_dim = windows.shape[-1] // self.num_heads
         query, key, value = self.qkv(windows).unflatten(-1, (3, self.num_heads, head_dim)).unbind(-3)
         scale = self.logit_scale.clamp(max=math.log(1.0 / 0.01)).exp().view(self.num_heads, 1)
@@ -180,8 +180,8 @@ class AnySizeBlock(SwinTransformerV2CrBlock):
 class SwinV2CrAdapter(BackboneAdapter):
     """SwinV2-CR: strides 4, 8, 16, 32 at any size, with windows of the pretrained size throughout.
 
-    The reference is timm built with ``img_size=(H, W)`` and the pretrained ``window_size`` wherever each stage's grid is
-    a multiple of the window or no larger. Elsewhere grids are padded right and bottom, then rolled, and no pad is
+    The reference is timm built with ``img_size=(H, W)`` and the pretrained ``window_size`` wherever each stage's grid
+    is a multiple of the window or no larger. Elsewhere grids are padded right and bottom, then rolled, and no pad is
     attended (timm rolls first, attends the pads and misplaces the mask).
     """
 

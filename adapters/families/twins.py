@@ -70,9 +70,7 @@ class SubsampledAttention(GlobalSubSampleAttn):
             x = self.sr(x.transpose(1, 2).reshape(batch, channels, *size)).flatten(2).transpose(1, 2)
             x = self.norm(x)
         key, value = self.kv(x).view(batch, -1, 2, self.num_heads, head_dim).permute(2, 0, 3, 1, 4).unbind(0)
-        x = F.scaled_dot_product_attention(
-            query, key, value, dropout_p=self.attn_drop.p if self.training else 0.0
-        )
+        x = F.scaled_dot_product_attention(query, key, value, dropout_p=self.attn_drop.p if self.training else 0.0)
         return self.proj_drop(self.proj(x.transpose(1, 2).reshape(batch, tokens, channels)))
 
 
@@ -102,7 +100,9 @@ class TwinsAdapter(BackboneAdapter):
         **options: Unpack[AdapterOptions],
     ) -> None:
         if window_padding not in WINDOW_PADDINGS:
-            raise ValueError(f"window_padding={window_padding!r} must be one of {', '.join(map(repr, WINDOW_PADDINGS))}.")
+            raise ValueError(
+                f"window_padding={window_padding!r} must be one of {', '.join(map(repr, WINDOW_PADDINGS))}."
+            )
         self.window_padding = window_padding
         self.with_stage_norm = stage_norm
         super().__init__(model_name, **options)
@@ -111,8 +111,8 @@ class TwinsAdapter(BackboneAdapter):
         last = len(self.trunk.blocks) - 1
         if self.out_norm and self.out_indices[-1] != last:
             raise ValueError(
-                f"out_norm=True norms the last stage of {self.model_name}, which out_indices={self.out_indices} leaves out; "
-                f"add {last} to out_indices or set out_norm=False."
+                f"out_norm=True norms the last stage of {self.model_name}, which out_indices={self.out_indices} leaves "
+                f"out; add {last} to out_indices or set out_norm=False."
             )
         super().adapt_trunk()
         for module in self.trunk.modules():
@@ -129,7 +129,9 @@ class TwinsAdapter(BackboneAdapter):
     def forward_trunk(self, image: Tensor) -> Sequence[Tensor]:
         maps = []
         x = image
-        stages = zip(self.trunk.patch_embeds, self.trunk.pos_drops, self.trunk.blocks, self.trunk.pos_block, strict=True)
+        stages = zip(
+            self.trunk.patch_embeds, self.trunk.pos_drops, self.trunk.blocks, self.trunk.pos_block, strict=True
+        )
         for index, (embed, drop, blocks, position) in enumerate(stages):
             tokens, size = embed(x)
             tokens = drop(tokens)

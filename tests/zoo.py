@@ -1,0 +1,165 @@
+"""The adapters that every contract test runs over: one small trunk per family, and per behaviour within one.
+
+A spec names a real timm model and shrinks it through ``trunk``, so that a test takes milliseconds.
+"""
+
+import copy
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+import adapters
+from adapters import BackboneAdapter
+
+TWINS = {"depths": [2, 2, 2, 2], "embed_dims": [16, 32, 48, 64], "num_heads": [1, 2, 3, 4]}
+SWIN_CR = {"depths": (2, 2, 2, 2), "embed_dim": 24, "num_heads": (1, 2, 3, 4)}
+TOKENS = {"depth": 4, "embed_dim": 48, "num_heads": 4}
+CONVIT = {"depth": 5, "local_up_to_layer": 3, "embed_dim": 12, "num_heads": 4}
+PYRAMID = {"type": "SimpleFeaturePyramid", "out_channels": 24}
+
+
+@dataclass(frozen=True)
+class Spec:
+    """One adapter under test.
+
+    Attributes:
+        name: identifies the spec in a test's name.
+        model_name: timm's.
+        options: keyword arguments of the adapter, the shrunken trunk among them.
+        family: the class that must serve it.
+        compares: timm, built for an image's size, computes the same (``tests/test_numerics.py``).
+    """
+
+    name: str
+    model_name: str
+    family: type[BackboneAdapter]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    compares: bool = True
+
+    def build(self, **overrides: Any) -> BackboneAdapter:
+        """An adapter of the test's own with every parameter randomised, in eval mode."""
+        return copy.deepcopy(_build(self.name, tuple(sorted(overrides.items()))))
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@functools.cache
+def _build(name: str, overrides: tuple[tuple[str, Any], ...]) -> BackboneAdapter:
+    spec = next(spec for spec in ZOO if spec.name == name)
+    torch.manual_seed(0)
+    adapter = adapters.TimmAdapter(spec.model_name, **{**spec.options, **dict(overrides)})
+    return randomise(adapter).eval()
+
+
+def randomise(module: nn.Module, seed: int = 0) -> nn.Module:
+    """Move every parameter and running statistic off its initial value, where much is zero or one."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            scale = 0.1 if parameter.ndim < 2 else 0.05
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * scale)
+        for name, buffer in module.named_buffers():
+            if name.endswith("running_var"):
+                buffer.mul_(1 + torch.rand(buffer.shape, generator=generator))
+            elif name.endswith("running_mean"):
+                buffer.add_(torch.randn(buffer.shape, generator=generator) * 0.1)
+    return module
+
+
+def image(height: int, width: int, batch: int = 2, channels: int = 3, seed: int = 1) -> torch.Tensor:
+    """A seeded random image, ``(B, C, H, W)``."""
+    return torch.randn(batch, channels, height, width, generator=torch.Generator().manual_seed(seed))
+
+
+def _tokens(**more: Any) -> dict[str, Any]:
+    return {"trunk": {**TOKENS, **more}}
+
+
+ZOO: tuple[Spec, ...] = (
+    Spec("twins_svt", "twins_svt_small", adapters.TwinsAdapter, {"trunk": TWINS}),
+    Spec("twins_pcpvt", "twins_pcpvt_small", adapters.TwinsAdapter, {"trunk": TWINS}),
+    Spec(
+        "twins_svt_dense",
+        "twins_svt_small",
+        adapters.TwinsAdapter,
+        {"trunk": TWINS, "stage_norm": True, "window_padding": "mask"},
+        compares=False,
+    ),
+    Spec(
+        "twins_svt_two_stages",
+        "twins_svt_base",
+        adapters.TwinsAdapter,
+        {"trunk": TWINS, "out_indices": (0, 2), "window_padding": "mmseg"},
+        compares=False,
+    ),
+    Spec("swinv2_cr", "swinv2_cr_tiny_224", adapters.SwinV2CrAdapter, {"trunk": SWIN_CR}),
+    Spec(
+        "swinv2_cr_ns",
+        "swinv2_cr_tiny_ns_224",
+        adapters.SwinV2CrAdapter,
+        {"trunk": SWIN_CR, "out_indices": (1, 2, 3)},
+    ),
+    Spec("vit", "vit_small_patch16_224", adapters.VisionTransformerAdapter, _tokens()),
+    Spec(
+        "vit_gap_norm",
+        "vit_medium_patch16_gap_256",
+        adapters.VisionTransformerAdapter,
+        {**_tokens(), "out_norm": True, "out_indices": (0, -1)},
+    ),
+    Spec("vit_patch14_reg", "vit_small_patch14_reg4_dinov2", adapters.VisionTransformerAdapter, _tokens()),
+    Spec("deit_distilled", "deit_tiny_distilled_patch16_224", adapters.VisionTransformerAdapter, _tokens()),
+    Spec(
+        "vit_rope_reg",
+        "vit_betwixt_patch16_rope_reg4_gap_256",
+        adapters.VisionTransformerAdapter,
+        {**_tokens(), "out_norm": True},
+    ),
+    Spec("vit_rope_mixed_ape", "vit_small_patch16_rope_mixed_ape_224", adapters.VisionTransformerAdapter, _tokens()),
+    Spec("dinov3", "vit_small_patch16_dinov3", adapters.VisionTransformerAdapter, _tokens()),
+    Spec("eva02", "eva02_tiny_patch14_224", adapters.VisionTransformerAdapter, _tokens()),
+    Spec("convit", "convit_tiny", adapters.ConViTAdapter, {"trunk": CONVIT}),
+    Spec(
+        "convit_local_only",
+        "convit_small",
+        adapters.ConViTAdapter,
+        {"trunk": CONVIT, "out_indices": (0, 2), "out_norm": True},
+    ),
+    Spec(
+        "convit_pyramid", "convit_tiny", adapters.ConViTAdapter, {"trunk": CONVIT, "pyramid": PYRAMID}, compares=False
+    ),
+    Spec(
+        "vit_pyramid",
+        "vit_small_patch14_dinov2",
+        adapters.VisionTransformerAdapter,
+        {**_tokens(), "pyramid": PYRAMID},
+        compares=False,
+    ),
+    Spec(
+        "vit_taps",
+        "vit_small_patch16_224",
+        adapters.VisionTransformerAdapter,
+        {**_tokens(), "pyramid": {"type": "TapPyramid"}},
+        compares=False,
+    ),
+    Spec(
+        "resnet", "resnet18", adapters.GenericAdapter, {"trunk": {"layers": [1, 1, 1, 1], "channels": (16, 32, 48, 64)}}
+    ),
+    Spec(
+        "convnext",
+        "convnext_atto",
+        adapters.GenericAdapter,
+        {"trunk": {"depths": (1, 1, 1, 1), "dims": (8, 16, 24, 32)}},
+    ),
+    Spec(
+        "swin",
+        "swin_tiny_patch4_window7_224",
+        adapters.GenericAdapter,
+        {"trunk": {"depths": (2, 1, 1, 1), "embed_dim": 24, "num_heads": (1, 2, 3, 4)}, "out_indices": (0, 1, 3)},
+        compares=False,
+    ),
+)
