@@ -1,0 +1,1 @@
+"""Checkpoint files: from a name to tensors that are known to belong to a backbone, without running anything."""

@@ -1,0 +1,139 @@
+"""Finding the backbone in what a checkpoint holds: bare, inside a detector, in a container of a training run."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from adapters.checkpoints.files import StateDict
+
+#: Containers of averaged weights, which are the ones meant for use, and of the weights they are the average of.
+AVERAGED = ("state_dict_ema", "model_ema", "ema", "teacher")
+PLAIN = ("", "state_dict", "model", "module", "net", "network", "student", "backbone", "encoder")
+#: mmengine swaps the two when it saves: here lie the weights that were not averaged.
+SET_ASIDE = ("ema_state_dict",)
+
+#: What wrappers put before the names of a model, for checkpoints whose names only timm's filter understands.
+WRAPPERS = ("_orig_mod.", "module.", "model.", "backbone.", "encoder.", "trunk.")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A place in a checkpoint where a backbone's tensors may lie.
+
+    Attributes:
+        form: name of the key format.
+        prefix: all of what comes before the format's names, containers included.
+        keys: the full names that fit.
+    """
+
+    form: str
+    prefix: str
+    keys: frozenset[str]
+
+    @property
+    def container(self) -> str:
+        """The outermost part of the prefix where it is a known container, else nothing."""
+        outermost = self.prefix.split(".", 1)[0]
+        return outermost if outermost in AVERAGED + PLAIN + SET_ASIDE else ""
+
+    @property
+    def rank(self) -> int:
+        """Containers that are preferred come first."""
+        return 0 if self.container in AVERAGED else 2 if self.container in SET_ASIDE else 1
+
+
+def flatten(contents: Mapping[Any, Any], prefix: str = "") -> StateDict:
+    """All tensors of a nested checkpoint, under dotted names."""
+    tensors: StateDict = {}
+    for key, value in contents.items():
+        if isinstance(value, Tensor):
+            tensors[f"{prefix}{key}"] = value
+        elif isinstance(value, Mapping):
+            tensors.update(flatten(value, f"{prefix}{key}."))
+    return tensors
+
+
+def below(tensors: Mapping[str, Tensor], prefix: str) -> StateDict:
+    """The tensors whose names begin with ``prefix``, without it."""
+    return {key[len(prefix) :]: tensor for key, tensor in tensors.items() if key.startswith(prefix)}
+
+
+def candidates(
+    tensors: Mapping[str, Tensor], knows: Mapping[str, Callable[[str], bool]], prefix: str | None
+) -> list[Candidate]:
+    """Every place whose names some format knows, best first.
+
+    Args:
+        tensors: of :func:`flatten`.
+        knows: for each format, whether a name is one of the backbone's.
+        prefix: if given, only places at or below it; a container before it may be left out, as may the last dot.
+    """
+    found: dict[tuple[str, str], set[str]] = {}
+    for key in tensors:
+        for start in _starts(key):
+            for form, is_known in knows.items():
+                if is_known(key[start:]):
+                    found.setdefault((form, key[:start]), set()).add(key)
+    order = list(knows)
+    places = [Candidate(form, place, frozenset(keys)) for (form, place), keys in found.items()]
+    if prefix is not None:
+        places = [place for place in places if _is_below(place, prefix)]
+    return sorted(places, key=lambda place: (-len(place.keys), place.rank, order.index(place.form), len(place.prefix)))
+
+
+def choose(places: list[Candidate], tensors: Mapping[str, Tensor], path: str) -> tuple[Candidate, list[Candidate]]:
+    """The best place, and others that fit as well but are known to be second choice.
+
+    Of averaged weights and those that they are the average of, the averaged ones are taken, as timm does.
+
+    Raises:
+        ValueError: two places fit equally well and hold different tensors.
+    """
+    best = places[0]
+    rivals = [place for place in places[1:] if len(place.keys) == len(best.keys) and place.keys.isdisjoint(best.keys)]
+    equals = [place for place in rivals if place.rank == best.rank and not _same_tensors(best, place, tensors)]
+    if equals:
+        prefixes = list(dict.fromkeys(place.prefix for place in [best, *equals]))
+        raise ValueError(
+            f"{path} holds {len(prefixes)} backbones that fit equally well, below "
+            f"{', '.join(repr(name) for name in prefixes)}. Name one: "
+            f"init_cfg=dict(type='Pretrained', checkpoint=..., prefix={prefixes[0]!r})."
+        )
+    return best, [place for place in rivals if place.rank > best.rank]
+
+
+def wrapper_prefixes(tensors: Mapping[str, Tensor], prefix: str | None) -> list[str]:
+    """Prefixes made of containers and wrappers alone, shortest first: where unknown names may begin."""
+    found = {""} if prefix is None else set()
+    parts = tuple(f"{name}." for name in AVERAGED + PLAIN + SET_ASIDE if name) + WRAPPERS
+    for key in tensors:
+        start = 0
+        while part := next((part for part in parts if key.startswith(part, start)), ""):
+            start += len(part)
+            found.add(key[:start])
+    if prefix is not None:
+        found = {place for place in found if _is_below(Candidate("", place, frozenset()), prefix)}
+    return sorted(found, key=lambda place: (len(place), place))
+
+
+def _starts(key: str) -> Iterator[int]:
+    yield 0
+    for position, character in enumerate(key):
+        if character == ".":
+            yield position + 1
+
+
+def _is_below(place: Candidate, prefix: str) -> bool:
+    wanted = prefix if not prefix or prefix.endswith(".") else f"{prefix}."
+    inner = place.prefix.removeprefix(f"{place.container}.") if place.container else place.prefix
+    return place.prefix.startswith(wanted) or inner.startswith(wanted)
+
+
+def _same_tensors(one: Candidate, other: Candidate, tensors: Mapping[str, Tensor]) -> bool:
+    if one.form != other.form:
+        return False
+    pairs = [(tensors[key], tensors.get(other.prefix + key[len(one.prefix) :])) for key in one.keys]
+    return all(twin is not None and tensor.shape == twin.shape and torch.equal(tensor, twin) for tensor, twin in pairs)
