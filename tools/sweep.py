@@ -22,6 +22,7 @@ import torch
 from mmdet.utils import register_all_modules as register_mmdet
 from mmengine.config import Config
 from mmengine.logging import MessageHub
+from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, init_default_scope
 from mmseg.utils import register_all_modules as register_mmseg
 from rich.console import Console
@@ -30,10 +31,11 @@ from sweep_batches import make_batch
 from tqdm import tqdm
 
 from adapters.fitting import drop_pretrained, fit_backbone
+from adapters.fitting.config_tree import type_name
 
 OWN = "own backbone"
 OK = "ok"
-SIZES = {"mmdet": (128, 384), "mmseg": (64, 128)}
+SIZES = {"mmdet": (128, 384), "mmseg": (64, 512, 640)}
 MAX_QUERIES = 100
 
 
@@ -51,7 +53,7 @@ def main() -> None:
     for name in bar:
         bar.set_description(name)
         row = results.setdefault(name, {})
-        if OWN not in row:
+        if row.get(OWN) != OK:
             row.update(first_config_that_runs(configs[name], name, args))
         if row[OWN] == OK:
             for model in args.models:
@@ -110,9 +112,11 @@ def run_config(path: str, name: str, model_name: str | None, size: int) -> str:
     if model_name is not None:
         fit_backbone(cfg, model_name)
     drop_pretrained(cfg.model)
-    shrink(cfg.model)
-    MessageHub.get_current_instance().update_info("iter", 0)
-    model = MODELS.build(cfg.model)
+    shrink(cfg.model, size)
+    for counter in ("iter", "epoch"):  # the Runner keeps them; some losses warm up by them
+        MessageHub.get_current_instance().update_info(counter, 0)
+    model = revert_sync_batchnorm(MODELS.build(cfg.model))
+    model.init_weights()
     model.train()
     batch = model.data_preprocessor(make_batch(cfg.model, scope, size, training=True), True)
     loss, _ = model.parse_losses(model(**batch, mode="loss"))
@@ -131,12 +135,14 @@ def run_config(path: str, name: str, model_name: str | None, size: int) -> str:
     return OK
 
 
-def shrink(node: Any) -> None:
+def shrink(node: Any, size: int) -> None:
     """Leave out what would resize or pad the tiny images, and ask for fewer queries than they have cells."""
     for value in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
-        shrink(value)
+        shrink(value, size)
     if isinstance(node, dict):
         node.pop("batch_augments", None)
+        if type_name(node) == "SegDataPreProcessor":
+            node.update(size=(size, size), test_cfg=None)
         if node.get("num_queries", 0) > MAX_QUERIES:
             node["num_queries"] = MAX_QUERIES
 

@@ -54,7 +54,7 @@ def _compare_first(
 ) -> None:
     given = f"{source} gives {[level.channels for level in levels]} ({format_levels(levels)})"
     for reader in find_readers(owner, place, len(levels), necks):
-        if not _module(reader.node, scope).startswith(KNOWN_PACKAGES):
+        if not reader.comparable or not _module(reader.node, scope).startswith(KNOWN_PACKAGES):
             continue
         setting, channels = f"{reader.place}.{reader.key}", list(reader.channels)
         expected = [levels[position].channels for position in reader.positions]

@@ -39,7 +39,6 @@ def fit_backbone(cfg: Any, model_name: str, **adapter_options: Any) -> list[str]
         ValueError: the model is unknown, an option is not allowed, or the config's backbone cannot be swapped.
     """
     scope = cfg.get("default_scope") or "mmdet"
-    strides_matter = scope != "mmseg"
     owner, place = find_owner(cfg.model)
     key = "backbone"
     if wrapped := type_name(owner[key]) in WRAPPERS:
@@ -59,6 +58,8 @@ def fit_backbone(cfg: Any, model_name: str, **adapter_options: Any) -> list[str]
     readers = [] if wrapped else find_readers(owner, place, len(expected))
     read = sorted({position for reader in readers for position in reader.read}) or range(len(expected))
     wanted = {position: expected[position].stride for position in read}
+    reason = _what_is_fixed(original, expected, readers)
+    strides_matter = scope != "mmseg" or reason is not None
     if asked:
         plan = plan_as_asked(adapter.levels, wanted, strides_matter)
     else:
@@ -67,7 +68,6 @@ def fit_backbone(cfg: Any, model_name: str, **adapter_options: Any) -> list[str]
         adapter = TimmAdapter(model_name, **options)
     owner[key] = ConfigDict(type="TimmAdapter", model_name=model_name, **options)
 
-    reason = _what_is_fixed(original, expected, readers)
     if reason:  # the maps must be the former ones, all of them
         target = dict(enumerate(expected))
     elif reason := _what_does_not_fit(readers, plan, adapter.levels, wanted):

@@ -1,7 +1,11 @@
-"""What a config's own backbone gives to the parts that read it, learned by running it on a small image."""
+"""What a config's own backbone gives to the parts that read it, learned by running it.
+
+It runs on tensors without data where it can, which takes no time to speak of.
+"""
 
 import copy
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +13,7 @@ import torch
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from adapters.fitting.config_tree import Node, drop_pretrained, type_name
 from adapters.levels import Level
@@ -62,26 +67,7 @@ def probe_original(config: Node, scope: str) -> Original:
             f"the config's own backbone, {name}, cannot be built, so what its neck and heads expect is not known: "
             f"{type(error).__name__}: {error}"
         ) from error
-    in_channels = config.get("in_channels", 3)
-    first: Exception | None = None
-    for side in SIDES:
-        try:
-            return _run(backbone, name, (2, in_channels, side, side))
-        except (RuntimeError, AssertionError, IndexError) as reason:
-            first = first or reason
-    raise ValueError(
-        f"the config's own backbone, {name}, does not run on images of {', '.join(map(str, SIDES))} pixels, so what "
-        f"its neck and heads expect is not known: {first}"
-    )
-
-
-def _run(backbone: nn.Module, name: str, shape: tuple[int, ...]) -> Original:
-    image = torch.zeros(shape)
-    with torch.no_grad():
-        backbone.train()
-        outputs = backbone(image)
-        backbone.eval()
-        in_eval = backbone(image)
+    shape, outputs, in_eval = _run(backbone, name, config.get("in_channels", 3))
     maps = [outputs] if isinstance(outputs, Tensor) else list(outputs)
     class_tokens = all(_is_pair(item) for item in maps)
     if class_tokens:
@@ -93,9 +79,34 @@ def _run(backbone: nn.Module, name: str, shape: tuple[int, ...]) -> Original:
     levels = tuple(Level(item.shape[1], round(shape[-1] / item.shape[-1])) for item in maps)
     single = None
     if isinstance(in_eval, Tensor) and len(maps) > 1:
-        candidates = [index for index, item in enumerate(maps) if item.shape == in_eval.shape]
-        single = candidates[-1] if candidates else len(maps) - 1
+        same = [index for index, item in enumerate(maps) if item.shape == in_eval.shape]
+        single = same[-1] if same else len(maps) - 1
     return Original(name, levels, single, class_tokens)
+
+
+def _run(backbone: nn.Module, name: str, in_channels: int) -> tuple[tuple[int, ...], Any, Any]:
+    """The shape of an image that the backbone takes, and what it gives for it in training and in eval mode.
+
+    Raises:
+        ValueError: it does not run at any of the sizes.
+    """
+    first: Exception | None = None
+    for side in SIDES:
+        shape = (2, in_channels, side, side)
+        for mode in (FakeTensorMode(allow_non_fake_inputs=True), nullcontext()):  # mmcv's operators need real tensors
+            try:
+                with mode, torch.no_grad():
+                    image = torch.zeros(shape)
+                    backbone.train()
+                    outputs = backbone(image)
+                    backbone.eval()
+                    return shape, outputs, backbone(image)
+            except Exception as reason:
+                first = first or reason
+    raise ValueError(
+        f"the config's own backbone, {name}, does not run on images of {', '.join(map(str, SIDES))} pixels, so what "
+        f"its neck and heads expect is not known: {first}"
+    )
 
 
 def _is_pair(item: Any) -> bool:

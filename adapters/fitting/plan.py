@@ -37,7 +37,7 @@ def plan_levels(
         stage_levels: what each stage (or block) of the timm model puts out.
         wanted: the stride of each position that is read, by increasing position.
         old: all levels of the backbone that is replaced.
-        strides_matter: whether anchors and points assume the strides (mmdet), or maps are resized anyway (mmseg).
+        strides_matter: whether anchors or a fixed part assume the strides, or maps are resized anyway (mmseg's heads).
 
     Returns:
         A plan; where it is not exact, a bridge has to make the strides from the levels that it chooses.

@@ -50,6 +50,7 @@ class Reader:
         stride_key: a setting of the node that holds the strides of these levels.
         unread: how many of the first levels are handed over but not read.
         fixed: why the setting cannot be changed; None if it can.
+        comparable: its entries are the channels of these levels; otherwise they only depend on them.
     """
 
     place: str
@@ -60,6 +61,7 @@ class Reader:
     stride_key: str | None = None
     unread: int = 0
     fixed: str | None = None
+    comparable: bool = True
 
     @property
     def channels(self) -> tuple[int, ...]:
@@ -162,7 +164,8 @@ def _segmentation_readers(head: Node, place: str, passed: Sequence[int | None], 
         known = tuple(position % len(passed) for position in positions if position is not None)
         index_key = None if behind_neck or fixed or not (single or "in_index" in head) else "in_index"
         stride_key = "strides" if "strides" in head else None
-        readers.append(Reader(place, head, "in_channels", known, index_key, stride_key, fixed=fixed))
+        reader = Reader(place, head, "in_channels", known, index_key, stride_key, fixed=fixed, comparable=not fixed)
+        readers.append(reader)
     if head.get("c1_in_channels") and passed[0] is not None:  # DeepLabV3+ reads its first map besides
         readers.append(Reader(place, head, "c1_in_channels", (passed[0],)))
     return readers
