@@ -1,0 +1,11 @@
+"""A seeded dataset for detection, instance and semantic segmentation that is drawn, not downloaded.
+
+Shapes of six classes over crops of the photographs that scikit-image ships.
+``tools/make_shapes.py`` writes it.
+"""
+
+from adapters.shapes.check import check_dataset
+from adapters.shapes.outlines import CLASSES
+from adapters.shapes.writing import ShapesSettings, make_dataset
+
+__all__ = ["CLASSES", "ShapesSettings", "check_dataset", "make_dataset"]

@@ -1,0 +1,10 @@
+# The segmentation demo (`make seg-demo`): what two CPU cores learn in a few minutes.
+_base_ = "./fpn_swinv2-cr-tiny_2k_shapes.py"
+
+max_iters = 300
+train_cfg = dict(max_iters=max_iters, val_interval=max_iters)
+param_scheduler = [
+    dict(type="LinearLR", start_factor=0.01, by_epoch=False, begin=0, end=20),
+    dict(type="CosineAnnealingLR", by_epoch=False, begin=20, end=max_iters, eta_min_ratio=0.01),
+]
+randomness = dict(seed=0)
