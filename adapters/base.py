@@ -42,7 +42,8 @@ class BackboneAdapter(nn.Module):
         model_name: a timm model name, with or without a weights tag (``'twins_svt_small.in1k'``).
         out_indices: stages of a pyramid model, blocks of a token model; negative ones count from the end. Default:
             all stages (the last four where there are more), or four evenly spaced blocks.
-        weights: what :meth:`init_weights` loads: ``None``, ``'timm'`` (the hub's weights of the tag), a path or a URL.
+        weights: what :meth:`init_weights` loads: ``None``, ``'timm'`` (the hub's weights of the tag), a path, a URL or
+            ``'hf-hub:owner/name'``.
         pyramid: config of a pyramid built inside the adapter, ``dict(type='SimpleFeaturePyramid', out_channels=256)``.
         in_channels: channels of the image.
         out_norm: apply the model's final norm to the maps where the model has one that fits them.
@@ -51,7 +52,9 @@ class BackboneAdapter(nn.Module):
         norm_eval: keep batch norms in eval mode during training.
         with_cp: gradient checkpointing, block by block, in training.
         trunk: further arguments for ``timm.create_model``.
-        init_cfg: OpenMMLab's ``dict(type='Pretrained', checkpoint=...)``, the same as ``weights=...``.
+        init_cfg: OpenMMLab's ``dict(type='Pretrained', checkpoint=...)``, the same as ``weights=...``; it also takes
+            ``prefix='backbone.'``, where a checkpoint holds several backbones, and ``img_size=(H, W)``, for which its
+            position embeddings are, where their grid is not square.
 
     Raises:
         ValueError: an unknown model or tag, indices out of range, an argument that timm or the adapter refuses.
@@ -114,6 +117,7 @@ class BackboneAdapter(nn.Module):
         self._frozen_modules = self._freeze(frozen_stages)
         self._weights_loaded = False
         norm_eps.keep_in_state_dict(self)
+        self.train()
 
     # What a family decides.
 
@@ -200,8 +204,9 @@ class BackboneAdapter(nn.Module):
         """Switch mode; frozen parts (and batch norms under ``norm_eval``) stay in eval mode."""
         super().train(mode)
         if mode:
-            still = self._frozen_modules + (freezing.batch_norms(self.trunk) if self.norm_eval else [])
-            for module in still:
+            # By name, since SyncBatchNorm conversion puts other modules in their places.
+            still = [self.get_submodule(name) for name in self._frozen_modules]
+            for module in still + (freezing.batch_norms(self.trunk) if self.norm_eval else []):
                 module.eval()
         return self
 
@@ -223,7 +228,7 @@ class BackboneAdapter(nn.Module):
             return tuple(sorted({max(count * (k + 1) // wanted - 1, 0) for k in range(wanted)}))
         return tuple(range(max(count - 4, 0), count))
 
-    def _freeze(self, frozen_stages: int) -> list[nn.Module]:
+    def _freeze(self, frozen_stages: int) -> list[str]:
         if frozen_stages < 0:
             return []
         parts = self.part_names()

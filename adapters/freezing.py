@@ -1,37 +1,61 @@
-"""Frozen stages and frozen normalisation, with OpenMMLab's meaning: no gradient, and eval mode that ``train()`` keeps."""
+"""Frozen stages and frozen normalisation as OpenMMLab means them: no gradient, and eval mode that ``train()`` keeps."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from timm.models import group_parameters
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+#: Parameters that timm's groups place wrongly or not at all: what comes right after the stem, and what serves all
+#: blocks or comes after them.
+WITH_THE_STEM = ("norm_pre.", "reg_token")
+WITH_THE_LAST = ("fc_norm.", "rope.")
 
-def trunk_parts(trunk: nn.Module) -> list[list[str]]:
+
+def trunk_parts(trunk: Any) -> list[list[str]]:
     """Names of the trunk's parameters, stem first, then one list per stage (or per block of a token model).
 
-    The grouping is timm's own (``group_matcher``), the one that layer-wise learning-rate decay uses.
+    The grouping is timm's own (``group_matcher``), the one that layer-wise learning-rate decay uses. A final norm
+    belongs to the last stage, and so do rotary tables that all blocks share.
     """
     groups = group_parameters(trunk, trunk.group_matcher(coarse=True))
-    return [groups[index] for index in sorted(groups)]
+    parts: list[list[str]] = [
+        [name for name in groups[index] if not name.startswith(WITH_THE_STEM + WITH_THE_LAST)]
+        for index in sorted(groups)
+    ]
+    parts = [part for part in parts if part]
+    names = [name for group in groups.values() for name in group]
+    parts[0] += [name for name in names if name.startswith(WITH_THE_STEM)]
+    parts[-1] += [name for name in names if name.startswith(WITH_THE_LAST)]
+    return parts
 
 
-def freeze(module: nn.Module, names: Sequence[str]) -> list[nn.Module]:
-    """Take the named parameters out of training.
+def freeze(module: nn.Module, names: Sequence[str]) -> list[str]:
+    """Take the named parameters out of training, and put the modules that hold nothing else into eval mode.
 
     Returns:
-        The modules that hold nothing but frozen parameters: those that must stay in eval mode.
+        The names of these modules, which must go back into eval mode whenever ``train()`` is called.
     """
     frozen = set(names)
     for name, parameter in module.named_parameters():
         if name in frozen:
             parameter.requires_grad_(False)
-    return [
-        child
-        for prefix, child in module.named_modules()
-        if (held := [f"{prefix}.{name}" if prefix else name for name, _ in child.named_parameters()])
-        and frozen.issuperset(held)
-    ]
+    still = []
+    for prefix, child in module.named_modules():
+        held = [f"{prefix}.{name}" for name, _ in child.named_parameters()] if prefix else []
+        if (held and frozen.issuperset(held)) or _embedding(prefix) in still:
+            still.append(prefix)
+            child.eval()
+    return still
+
+
+def _embedding(name: str) -> str:
+    """The patch embedding that a dropout comes after; timm keeps the two side by side."""
+    parent, _, own = name.rpartition(".")
+    if own in ("pos_drop", "patch_drop"):
+        return f"{parent}.patch_embed"
+    return name.replace("pos_drops.", "patch_embeds.") if ".pos_drops." in name else ""
 
 
 def batch_norms(module: nn.Module) -> list[nn.Module]:

@@ -11,7 +11,7 @@ import torch
 
 from adapters.checkpoints import norm_eps
 from adapters.checkpoints.matching import Match
-from adapters.checkpoints.readings import readings
+from adapters.checkpoints.readings import Reading, readings
 from adapters.checkpoints.report import Report, table
 from adapters.checkpoints.sources import SUPPORTED, Source
 
@@ -61,23 +61,32 @@ def load(adapter: BackboneAdapter, source: Source | None) -> Report | None:
     if source is None:
         log(f"{adapter.model_name}: the backbone starts from random weights (weights=None).", logging.WARNING)
         return None
-    best: Match | None = None
+    best: tuple[Match, Reading] | None = None
     for reading in readings(adapter, source):
-        match = Match(adapter, reading.blueprint, reading.state, source.img_size, reading.report)
+        match = Match(adapter, reading)
         # Of two that fit, the later one: there timm itself has resized what is of another size.
-        if best is None or len(match.problems) <= len(best.problems):
-            best = match
-        if match.is_plain:
+        if best is None or len(match.problems) <= len(best[0].problems):
+            best = match, reading
+        if match.is_plain or (not match.problems and reading.img_size):
             break
     assert best is not None, "a source has at least one reading"
-    if best.problems:
-        raise ValueError(_misfit(adapter, source, best))
+    match, reading = best
+    if match.problems:
+        raise ValueError(_misfit(adapter, source, match))
     with torch.no_grad():
-        for key, tensor in best.tensors.items():
-            best.targets[key].copy_(tensor)
-    report = best.report
-    norm_eps.carry_over(adapter, report.norm_eps, report)
-    report.loaded, report.expected = len(best.tensors), len(best.targets)
+        for key, tensor in match.tensors.items():
+            match.targets[key].copy_(tensor)
+    report = reading.report
+    if reading.norm_eps is not None:
+        norm_eps.carry_over(adapter, reading.norm_eps, report)
+    padding = getattr(adapter, "window_padding", reading.form.window_padding)
+    if reading.form.window_padding not in ("zero", padding) and any("attn.qkv" in key for key in match.targets):
+        report.note(
+            "look",
+            "window_padding",
+            f"{padding!r} here; {reading.form.window_padding!r} computes what {reading.form.title} model does",
+        )
+    report.loaded, report.expected = len(match.tensors), len(match.targets)
     log(f"{adapter.model_name}: {report}", logging.INFO)
     return report
 
@@ -89,7 +98,7 @@ def _misfit(adapter: BackboneAdapter, source: Source, match: Match) -> str:
         other = " It looks like a checkpoint of another model."
     return (
         f"weights={source.name!r} does not fit {adapter.model_name}: {count} problems, {len(match.tensors)} of "
-        f"{expected} tensors match ({match.report.form}).{other} Nothing was loaded.\n{table(match.problems)}"
+        f"{expected} tensors match ({match.reading.report.form}).{other} Nothing was loaded.\n{table(match.problems)}"
     )
 
 

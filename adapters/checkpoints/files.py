@@ -7,7 +7,7 @@ import re
 import warnings
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,13 @@ class Inert:
 
     def __setstate__(self, _: Any) -> None:
         pass
+
+
+class PlainDictionary:
+    """Stands in for a class of dictionaries: what is built from it is a plain one."""
+
+    def __new__(cls, *arguments: Any) -> OrderedDict[Any, Any]:  # type: ignore[misc]
+        return OrderedDict(next((argument for argument in arguments if isinstance(argument, dict)), ()))
 
 
 #: Records that training code keeps beside the weights. Their own classes are never imported, called or built.
@@ -51,6 +58,7 @@ RECORDS = (
 
 #: Records that are dictionaries; they become plain ones.
 DICTIONARIES = (
+    "collections.defaultdict",
     "addict.addict.Dict",
     "mmcv.utils.config.ConfigDict",
     "mmengine.config.config.ConfigDict",
@@ -58,20 +66,24 @@ DICTIONARIES = (
 )
 
 
-def _empty_dictionary(*_: Any) -> dict[Any, Any]:
-    return {}
+def _stand_in(path: str, kind: type) -> type:
+    """A subclass of ``kind`` under another class's name, by which torch's reader finds it."""
+    module, _, name = path.rpartition(".")
+    return type(name, (kind,), {"__module__": module, "__qualname__": name})
 
 
-STAND_INS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
-    *((Inert, name) for name in RECORDS),
-    *((OrderedDict, name) for name in DICTIONARIES),
-    (_empty_dictionary, "collections.defaultdict"),
+STAND_INS: list[Any] = [
+    *(_stand_in(path, Inert) for path in RECORDS),
+    *(_stand_in(path, PlainDictionary) for path in DICTIONARIES),
 ]
 
 #: The functions from which ``torch.save`` has tensors rebuilt, and what it keeps beside them.
 TENSOR_PARTS = re.compile(
     r"torch\.(\w*Storage|Size|Tensor|device|dtype|[a-z]+\d+\w*|(_utils|_tensor|storage|nn\.parameter|serialization)\.\w+)"
 )
+
+#: Of a file that was refused, as much is looked at.
+PICKLE_LIMIT = 1 << 26
 
 REMEDY = (
     "If you trust where it comes from, load it there and save the weights alone: "
@@ -170,8 +182,9 @@ def foreign_names(path: Path) -> list[str]:
         with zipfile.ZipFile(path) as archive:
             pickles = [archive.read(name) for name in archive.namelist() if name.endswith("data.pkl")]
     else:
-        pickles = [path.read_bytes()]
-    allowed = {*RECORDS, *DICTIONARIES, "collections.defaultdict"} | {"collections.OrderedDict", "_codecs.encode"}
+        with path.open("rb") as file:
+            pickles = [file.read(PICKLE_LIMIT)]
+    allowed = {*RECORDS, *DICTIONARIES} | {"collections.OrderedDict", "_codecs.encode"}
     names = dict.fromkeys(name for data in pickles for name in _imported_names(data))
     return [name for name in names if name not in allowed and not TENSOR_PARTS.fullmatch(name)]
 

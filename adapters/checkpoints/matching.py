@@ -14,11 +14,10 @@ from torch import Tensor
 
 from adapters.checkpoints import norm_eps
 from adapters.checkpoints.files import StateDict
-from adapters.checkpoints.report import Report
-from adapters.checkpoints.timm_blueprint import Blueprint
 
 if TYPE_CHECKING:
     from adapters.base import BackboneAdapter
+    from adapters.checkpoints.readings import Reading
 
 #: Buffers that models compute from their size, in the words of timm's past and present versions and of the authors.
 TABLES = frozenset(
@@ -47,37 +46,28 @@ class Match:
 
     Args:
         adapter: whose tensors are to be set.
-        blueprint: timm's knowledge of its checkpoints.
-        state: the checkpoint under the adapter's own names (``trunk.``, ``stage_norms.``, ``pyramid.``).
-        img_size: ``(H, W)`` of the images for which its position embeddings are, where their grid is not square.
-        report: is filled with what is left out, resized or noteworthy.
+        reading: of the checkpoint; its report is filled with what is left out, resized or noteworthy.
 
     Attributes:
+        targets: the adapter's tensors by name.
         tensors: adapter's name -> tensor of the right shape.
         problems: kind, name and detail of everything for which the checkpoint must be refused.
     """
 
-    def __init__(
-        self,
-        adapter: BackboneAdapter,
-        blueprint: Blueprint,
-        state: StateDict,
-        img_size: tuple[int, int] | None,
-        report: Report,
-    ) -> None:
+    def __init__(self, adapter: BackboneAdapter, reading: Reading) -> None:
         self.adapter = adapter
-        self.blueprint = blueprint
-        self.img_size = img_size
-        self.report = report
+        self.reading = reading
+        self.blueprint = reading.blueprint
+        self.report = reading.report
         self.targets: StateDict = adapter.state_dict()
         self.targets.pop(norm_eps.KEY, None)
-        self.tables = TABLES | blueprint.derived_buffers
+        self.tables = TABLES | self.blueprint.derived_buffers
         self.tensors: StateDict = {}
         self.problems: list[Problem] = []
-        spare = {key: tensor for key, tensor in state.items() if not self._take(key, tensor)}
+        spare = [key for key, tensor in reading.state.items() if not self._take(key, tensor)]
         for key in spare:
             self._explain_unused(key)
-        self._explain_missing(set(state), list(spare))
+        self._explain_missing(set(reading.state), spare)
 
     @property
     def is_plain(self) -> bool:
@@ -123,11 +113,11 @@ class Match:
         prefix_tokens = target.shape[1] - grid[0] * grid[1]
         patches = tensor.shape[1] - prefix_tokens
         old_grid: tuple[int, ...] | None = None
-        if self.img_size is not None:
-            old_grid = tuple(side // patch for side, patch in zip(self.img_size, embed.patch_size, strict=True))
+        if self.reading.img_size is not None:
+            old_grid = tuple(side // patch for side, patch in zip(self.reading.img_size, embed.patch_size, strict=True))
             if math.prod(old_grid) != patches:
                 raise ValueError(
-                    f"img_size={self.img_size} means a grid of {old_grid[0]} x {old_grid[1]} patches, but the "
+                    f"img_size={self.reading.img_size} means a grid of {old_grid[0]} x {old_grid[1]} patches, but the "
                     f"checkpoint's position embeddings are {patches}; give the size at which it was trained."
                 )
         elif tensor.shape == target.shape or not _is_square(patches):
@@ -160,7 +150,7 @@ class Match:
         elif key.startswith("stage_norms."):
             self.problems.append(("unexpected", key, "a norm after each stage: build the adapter with stage_norm=True"))
         else:
-            self.problems.append(("unexpected", name, _nearest(name, self.targets)))
+            self.problems.append(("unexpected", name, _nearest(name, _timms(self.targets))))
 
     def _explain_missing(self, given: set[str], spare: list[str]) -> None:
         parameters = {name for name, _ in self.adapter.named_parameters()}
@@ -171,11 +161,15 @@ class Match:
                 given.update(names)
         for key in self.targets:
             if key not in given and (key in parameters or _last(key) not in self.tables):
-                self.problems.append(("missing", key, _nearest(key, spare)))
+                name = key.removeprefix("trunk.")
+                self.problems.append(("missing", name, _nearest(name, _timms(spare))))
+
+
+def _timms(names: Iterable[str]) -> list[str]:
+    return [name.removeprefix("trunk.") for name in names]
 
 
 def _nearest(name: str, names: Iterable[str]) -> str:
-    # A whole name is far from its like under another prefix, so that prefixes are left aside.
     near = difflib.get_close_matches(name, list(names), n=2, cutoff=0.6)
     return f"nearest: {', '.join(near)}" if near else "nothing like it"
 

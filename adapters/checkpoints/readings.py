@@ -10,7 +10,7 @@ from torch import Tensor
 
 from adapters.checkpoints import norm_eps, search
 from adapters.checkpoints.files import StateDict
-from adapters.checkpoints.report import Report
+from adapters.checkpoints.report import Report, some
 from adapters.checkpoints.sources import Source, contents
 from adapters.checkpoints.timm_blueprint import Blueprint, draw, pretrained_state
 from adapters.convert.formats import ADAPTERS, FORMATS, TIMM, Format
@@ -21,10 +21,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Reading:
-    """One way to understand a checkpoint: its tensors under the adapter's own names."""
+    """One way to understand a checkpoint.
+
+    Attributes:
+        state: its tensors under the adapter's own names.
+        blueprint: timm's knowledge of such checkpoints.
+        form: the key format that it has.
+        norm_eps: epsilon of the norms in Twins blocks, where it is not timm's.
+        img_size: ``(H, W)`` for which its position embeddings are, if they are still to be resampled from there.
+        report: what is known so far.
+    """
 
     state: StateDict
     blueprint: Blueprint
+    form: Format
+    norm_eps: float | None
+    img_size: tuple[int, int] | None
     report: Report
 
 
@@ -32,79 +44,91 @@ def readings(adapter: BackboneAdapter, source: Source) -> Iterator[Reading]:
     """Ways to understand a source, the most literal first.
 
     Raises:
-        ValueError: it cannot be found or read, or more than one backbone in it fits.
+        ValueError: it cannot be found or read, or none or more than one backbone in it fits.
     """
-    arguments = (adapter.model_name, adapter.in_channels, adapter.trunk_arguments)
-    blueprint = draw(*arguments)
+    blueprint = draw(adapter.model_name, adapter.in_channels, adapter.trunk_arguments)
     if source.name == "timm":
-        state = pretrained_state(*arguments)
-        unset = [key for key, tensor in state.items() if tensor.is_floating_point() and tensor.isnan().all()]
-        for key in unset:
-            del state[key]
-        report = Report(f"timm's weights of {adapter.model_name}", "timm's names")
-        yield Reading(_own_names(state), blueprint, report)
+        yield _timms_own(adapter, blueprint)
         return
     tensors = search.flatten(contents(source.name))
-    if not tensors:
-        raise ValueError(f"weights={source.name!r} holds no tensors.")
     names = _known_names(adapter)
-    places = search.candidates(tensors, {form: known.__contains__ for form, known in names.items()}, source.prefix)
+    knows = {form: known.__contains__ for form, known in names.items()}
+    places = search.candidates(tensors, knows, source.prefix)
+    if not places and source.prefix is not None:
+        known = list(dict.fromkeys(place.prefix for place in search.candidates(tensors, knows, None)))
+        raise ValueError(
+            f"{source.name} holds no tensor of {adapter.model_name} below prefix={source.prefix!r}; "
+            + (f"there are some below {some([repr(name) for name in known])}." if known else "nor anywhere else in it.")
+        )
     if places and len(places[0].keys) > len(names["timm"]) // 2:
-        place, second = search.choose(places, tensors, source.name)
-        form = FORMATS[place.form]
-        state = search.below(tensors, place.prefix)
-        report = _report(source, form, place.prefix)
-        for other in second:
-            report.leave_out(f"second to {place.container!r}", other.prefix)
-        prefixes = [place.prefix]
-        yield _literal(state, form, blueprint, report)
+        place, seconds = search.choose(places, tensors, source.name)
+        form, prefixes = FORMATS[place.form], [place.prefix]
     else:
-        form = TIMM
-        prefixes = search.wrapper_prefixes(tensors, source.prefix) or [source.prefix or ""]
-        if not blueprint.has_filter:
-            yield _literal(tensors, form, blueprint, _report(source, form, ""))
-    if blueprint.has_filter:
-        for prefix in prefixes:
-            reading = _filtered(search.below(tensors, prefix), form, blueprint, _report(source, form, prefix))
-            if reading is not None:
-                yield reading
+        # Names that only timm's filter may understand: it says which of the likely places it was.
+        form, prefixes, seconds = TIMM, search.wrapper_prefixes(tensors, source.prefix) or [source.prefix or ""], []
+    for number, prefix in enumerate(prefixes):
+        found = search.below(tensors, prefix)
+        told = found.pop(norm_eps.KEY, None) if form is ADAPTERS else None
+        eps = form.norm_eps if told is None else float(told)
+        named, extra = _timm_names(found, form)
+        for through_filter in (False, True):
+            if (through_filter and not blueprint.has_filter) or (not through_filter and number):
+                continue
+            report = Report(source.name, f"{form.title} names" + (f" below {prefix!r}" if prefix else ""))
+            for second in seconds:
+                report.leave_out(f"second to {place.container!r}", second.prefix)
+            state: StateDict | None = dict(named)
+            if through_filter:
+                state = _filtered(named, blueprint, source.img_size, report)
+            if state is not None:
+                yield Reading(
+                    state={**ADAPTERS.write(state)[0], **extra},
+                    blueprint=blueprint,
+                    form=form,
+                    norm_eps=None if eps == TIMM.norm_eps else eps,
+                    img_size=None if through_filter else source.img_size,
+                    report=report,
+                )
+
+
+def _timms_own(adapter: BackboneAdapter, blueprint: Blueprint) -> Reading:
+    """The weights of the model's tag, as timm itself loads them into the whole model."""
+    state = pretrained_state(adapter.model_name, adapter.in_channels, adapter.trunk_arguments)
+    report = Report(f"timm's weights of {adapter.model_name}", "timm's names")
+    for key in [key for key, tensor in state.items() if tensor.is_floating_point() and tensor.isnan().all()]:
+        del state[key]
+    channels = blueprint.channels
+    if channels != adapter.in_channels:
+        for key in blueprint.first_convs:
+            report.note("adapted", key, f"from {channels} channels to {adapter.in_channels}")
+    return Reading(ADAPTERS.write(state)[0], blueprint, TIMM, None, None, report)
 
 
 def _known_names(adapter: BackboneAdapter) -> dict[str, frozenset[str]]:
     """The names of the adapter's tensors in each format that its family's checkpoints come in."""
     own = adapter.state_dict()
-    timms = ADAPTERS.read({key: tensor for key, tensor in own.items() if not key.startswith("pyramid.")})
+    timms, _ = _timm_names(own, ADAPTERS)
     twins = "twins" in adapter.timm_modules
     forms = [form for form in FORMATS.values() if form is not ADAPTERS and (twins or not form.twins_only)]
     return {"adapters": frozenset(own), **{form.name: frozenset(form.write(timms)[0]) for form in forms}}
 
 
-def _report(source: Source, form: Format, prefix: str) -> Report:
-    where = f"{form.title} names" + (f" below {prefix!r}" if prefix else "")
-    return Report(source.name, where, norm_eps=form.norm_eps)
+def _timm_names(state: Mapping[str, Tensor], form: Format) -> tuple[StateDict, StateDict]:
+    """The backbone's tensors under timm's names, and those of the adapter's own that timm has not."""
+    extra = {key: tensor for key, tensor in state.items() if form is ADAPTERS and key.startswith("pyramid.")}
+    return form.read({key: tensor for key, tensor in state.items() if key not in extra}), extra
 
 
-def _literal(state: StateDict, form: Format, blueprint: Blueprint, report: Report) -> Reading:
-    if form is ADAPTERS:
-        eps = state.pop(norm_eps.KEY, None)
-        report.norm_eps = form.norm_eps if eps is None else float(eps)
-        return Reading(state, blueprint, report)
-    return Reading(_own_names(form.read(state)), blueprint, report)
-
-
-def _filtered(state: StateDict, form: Format, blueprint: Blueprint, report: Report) -> Reading | None:
-    """The same after timm's filter; None where that fails on it."""
-    named = form.read(state)
+def _filtered(
+    state: StateDict, blueprint: Blueprint, img_size: tuple[int, int] | None, report: Report
+) -> StateDict | None:
+    """What timm's filter makes of it; None where that fails, for it takes much for granted."""
     try:
-        filtered = blueprint.filter(named)
-    except Exception:  # filters index and reshape what they take for granted
+        filtered = blueprint.filter(state, img_size)
+    except Exception:
         return None
     report.form += ", through timm's filter"
     for key, tensor in filtered.items():
-        if key in named and tensor.shape != named[key].shape:
-            report.note("resized", key, f"{tuple(named[key].shape)} -> {tuple(tensor.shape)}")
-    return Reading(_own_names(filtered), blueprint, report)
-
-
-def _own_names(state: Mapping[str, Tensor]) -> StateDict:
-    return ADAPTERS.write(state)[0]
+        if key in state and tensor.shape != state[key].shape:
+            report.note("resized", key, f"{tuple(state[key].shape)} -> {tuple(tensor.shape)}")
+    return filtered

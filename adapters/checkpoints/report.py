@@ -11,7 +11,6 @@ class Report:
     Attributes:
         source: where they came from.
         form: the key format and the prefix under which they were found.
-        norm_eps: epsilon of the norms of Twins in the checkpoint's project.
         loaded, expected: numbers of tensors of the adapter.
         fresh: parts of the adapter that no checkpoint but its own holds, and how they start.
         left_out: reasons why tensors of the checkpoint were not used, and the tensors.
@@ -20,7 +19,6 @@ class Report:
 
     source: str
     form: str = ""
-    norm_eps: float = 1e-6
     loaded: int = 0
     expected: int = 0
     fresh: list[str] = field(default_factory=list)

@@ -81,7 +81,7 @@ def candidates(
     places = [Candidate(form, place, frozenset(keys)) for (form, place), keys in found.items()]
     if prefix is not None:
         places = [place for place in places if _is_below(place, prefix)]
-    return sorted(places, key=lambda place: (-len(place.keys), place.rank, order.index(place.form), len(place.prefix)))
+    return sorted(places, key=lambda place: (-len(place.keys), place.rank, len(place.prefix), order.index(place.form)))
 
 
 def choose(places: list[Candidate], tensors: Mapping[str, Tensor], path: str) -> tuple[Candidate, list[Candidate]]:

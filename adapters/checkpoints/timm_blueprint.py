@@ -32,12 +32,24 @@ class Blueprint:
         """Whether timm rewrites checkpoints of this model before it loads them."""
         return self.loading["filter_fn"] is not None
 
-    def filter(self, state: StateDict) -> StateDict:
-        """What timm makes of a checkpoint of this model: old names, other layouts, other sizes."""
+    def filter(self, state: StateDict, img_size: tuple[int, int] | None = None) -> StateDict:
+        """What timm makes of a checkpoint of this model: old names, other layouts, other sizes.
+
+        Args:
+            state: the checkpoint.
+            img_size: ``(H, W)`` for which its position embeddings are, if that is known.
+        """
+        if img_size is not None:
+            self.model.pretrained_model_args = {"img_size": img_size}  # type: ignore[assignment]
         checkpoint_filter: Callable[..., StateDict] = self.loading["filter_fn"]
         takes_model = len(inspect.signature(checkpoint_filter).parameters) > 1
         filtered = checkpoint_filter(dict(state), self.model) if takes_model else checkpoint_filter(dict(state))
         return {key: value for key, value in filtered.items() if isinstance(value, Tensor)}
+
+    @property
+    def channels(self) -> int:
+        """Channels of the images that the weights of the model's tag are for."""
+        return (self.loading["pretrained_cfg"].get("input_size") or (3,))[0]
 
     @property
     def classifier(self) -> tuple[str, ...]:

@@ -22,6 +22,7 @@ class Format:
         write: timm's names -> its own, and what it has no place for.
         twins_only: no other family has such checkpoints.
         norm_eps: epsilon of the norms in its Twins blocks and after their stages.
+        window_padding: how its Twins-SVT pads windows, as ``TwinsAdapter`` calls it.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Format:
     write: Callable[[Mapping[str, Tensor]], tuple[StateDict, StateDict]]
     twins_only: bool = False
     norm_eps: float = 1e-6
+    window_padding: str = "zero"
 
 
 def _unchanged(state: Mapping[str, Tensor]) -> StateDict:
@@ -61,6 +63,7 @@ def _openmmlab(name: str, title: str, dialect: Dialect) -> Format:
         lambda state: to_openmmlab(state, dialect),
         twins_only=True,
         norm_eps=1e-5,
+        window_padding="mmseg",
     )
 
 
