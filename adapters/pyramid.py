@@ -88,10 +88,10 @@ class SimpleFeaturePyramid(nn.Module):
         """
         _check_maps(maps, (self.in_channels,))
         x = self.resample(maps[-1])
-        outputs = [stage(x) for stage in self.stages]
+        outputs = [stage(x).contiguous() for stage in self.stages]
         if self.extra_level:
-            outputs.append(outputs[-1][..., ::2, ::2])
-        return tuple(output.contiguous() for output in outputs)
+            outputs.append(outputs[-1][..., ::2, ::2].contiguous())
+        return tuple(outputs)
 
 
 @register_model

@@ -32,9 +32,7 @@ def check_strides(in_stride: int, out_strides: Sequence[int]) -> tuple[int, ...]
             not go by powers of two.
     """
     if not isinstance(in_stride, int) or in_stride < 1:
-        raise ValueError(
-            f"in_stride={in_stride!r} must be a positive integer: the image pixels per cell of the map."
-        )
+        raise ValueError(f"in_stride={in_stride!r} must be a positive integer: the image pixels per cell of the map.")
     strides = tuple(out_strides) if isinstance(out_strides, Sequence) else ()
     valid = bool(strides) and all(isinstance(stride, int) and stride > 0 for stride in strides)
     if not valid or any(
@@ -88,9 +86,7 @@ class Resample(nn.Module):
         border = self.out_stride // self.in_stride + 2
         x = F.pad(x, (0, border, 0, border), mode="replicate")
         ratio = self.in_stride / self.out_stride
-        x = F.interpolate(
-            x, scale_factor=ratio, mode="bilinear", align_corners=False, recompute_scale_factor=False
-        )
+        x = F.interpolate(x, scale_factor=ratio, mode="bilinear", align_corners=False, recompute_scale_factor=False)
         return x[..., :height, :width]
 
     def extra_repr(self) -> str:
