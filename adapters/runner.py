@@ -18,14 +18,12 @@ from mmengine.device import get_device
 from mmengine.registry import RUNNERS, init_default_scope
 from mmengine.runner import Runner, find_latest_checkpoint
 
-import adapters.amp
+from adapters.devices import choose_precision, distribute_on_cpu
 from adapters.fitting import check_fit, drop_pretrained, fit_backbone
-from adapters.fitting.config_tree import children
 from adapters.registry import OPENMMLAB_REMEDY
 from adapters.shapes import check_dataset
 
 SCOPES = ("mmdet", "mmseg")
-CPU_AMP = adapters.amp.CpuAmpOptimWrapper.__name__
 
 
 def run_training(arguments: Sequence[str] | None = None) -> None:
@@ -58,8 +56,11 @@ def run_training(arguments: Sequence[str] | None = None) -> None:
     run(cfg, notes, "train")
 
 
-def run_testing(arguments: Sequence[str] | None = None) -> None:
+def run_testing(arguments: Sequence[str] | None = None) -> dict[str, float]:
     """Evaluate a checkpoint on a config's test split: the command line of ``tools/test.py``.
+
+    Returns:
+        The metrics, by their names in the log.
 
     Raises:
         ValueError: a mistake in the arguments or the config, with the remedy.
@@ -74,7 +75,7 @@ def run_testing(arguments: Sequence[str] | None = None) -> None:
     notes += set_pretrained_aside(cfg, cfg.load_from)
     check_fit(cfg)
     check_dataset(cfg, ("test_dataloader",))
-    run(cfg, notes, "test")
+    return run(cfg, notes, "test")
 
 
 def make_parser(description: str) -> argparse.ArgumentParser:
@@ -154,32 +155,6 @@ def register_scope(cfg: Config) -> None:
     init_default_scope(scope)
 
 
-def choose_precision(cfg: Config, amp: bool) -> list[str]:
-    """Make the optimiser's wrapper one of mixed precision, if asked for, of the kind that the device can run."""
-    wrapper = cfg.optim_wrapper
-    kind = wrapper.get("type", "OptimWrapper")
-    if kind not in ("OptimWrapper", "AmpOptimWrapper", CPU_AMP):
-        if amp:
-            raise ValueError(f"--amp does not go with optim_wrapper.type={kind!r}; it takes 'OptimWrapper'.")
-        return []
-    if not amp and kind == "OptimWrapper":
-        return []
-    on_cpu = get_device() == "cpu"
-    if not on_cpu and kind == CPU_AMP:
-        raise ValueError(
-            f"optim_wrapper.type={CPU_AMP!r} is for the CPU, but this run is on {get_device()}: leave it out and give "
-            "--amp, which suits both."
-        )
-    if not on_cpu:
-        wrapper.type = "AmpOptimWrapper"
-        wrapper.setdefault("loss_scale", "dynamic")
-        return []
-    wrapper.type = CPU_AMP
-    for key in ("loss_scale", "dtype", "use_fsdp"):
-        wrapper.pop(key, None)
-    return [f"no GPU here: mixed precision is bfloat16 on the CPU ({CPU_AMP})"]
-
-
 def enable_auto_scale_lr(cfg: Config) -> None:
     """Switch on mmengine's linear scaling of the learning rate.
 
@@ -242,36 +217,12 @@ def set_pretrained_aside(cfg: Config, checkpoint: str) -> list[str]:
     return [f"pretrained weights set aside, {checkpoint} replaces them: {', '.join(sources)}"] if sources else []
 
 
-def distribute_on_cpu(cfg: Config) -> list[str]:
-    """Set up several processes without GPUs, which mmengine's own set-up takes for granted."""
-    if cfg.launcher == "pytorch" and not torch.distributed.is_initialized():
-        torch.distributed.init_process_group("gloo")
-    cfg.setdefault("env_cfg", {}).setdefault("dist_cfg", {})["backend"] = "gloo"
-    cfg.setdefault("model_wrapper_cfg", {}).update(
-        type="MMDistributedDataParallel",
-        device_ids=None,
-        broadcast_buffers=False,
-        find_unused_parameters=cfg.get("find_unused_parameters", False),
-    )
-    count = replace_sync_batch_norm(cfg.model)
-    note = f"no GPU here: {count} norms of type SyncBN, which need GPUs, are BN and see their own process's images only"
-    return [note] if count else []
-
-
-def replace_sync_batch_norm(node: Any) -> int:
-    """Turn SyncBN into BN everywhere in a config; return how often."""
-    count = sum(replace_sync_batch_norm(child) for child in children(node))
-    if isinstance(node, dict) and node.get("type") in ("SyncBN", "MMSyncBN"):
-        node["type"] = "BN"
-        count += 1
-    return count
-
-
-def run(cfg: Config, notes: Sequence[str], task: str) -> None:
-    """Build the runner, log the notes, and run ``'train'`` or ``'test'``."""
+def run(cfg: Config, notes: Sequence[str], task: str) -> Any:
+    """Build the runner, log the notes, and run ``'train'`` or ``'test'``; return what that returns."""
     runner = RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
     for note in notes:
         runner.logger.info(note)
-    getattr(runner, task)()
+    result = getattr(runner, task)()
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
+    return result

@@ -183,6 +183,15 @@ def test_levels_that_the_caller_chooses() -> None:
     assert cfg.model.neck[1].in_channels == [256] * 3
 
 
+def test_layer_decay_of_the_former_backbone_goes() -> None:
+    cfg = shipped("mmseg", "beit/beit-base")
+    assert cfg.optim_wrapper.constructor == "LayerDecayOptimizerConstructor"
+    lines = fit(cfg, "twins_svt_small")
+    assert "constructor" not in cfg.optim_wrapper
+    assert cfg.optim_wrapper.paramwise_cfg == {}
+    assert any("LayerDecayOptimizerConstructor left out" in line for line in lines)
+
+
 def test_what_cannot_be_swapped_says_why() -> None:
     with pytest.raises(ValueError, match=r"TridentResNet, cannot be swapped: TridentNet is its backbone"):
         fit(shipped("mmdet", "tridentnet/tridentnet"), "twins_svt_small")

@@ -15,6 +15,9 @@ from adapters.fitting.readers import Reader, find_readers, list_necks
 from adapters.fitting.writing import bypass_rescaling_neck, write_levels
 from adapters.levels import Level, format_levels
 
+#: Optimiser constructors of mmdet and mmseg that number the layers of certain backbones.
+LAYER_DECAYS = ("LearningRateDecayOptimizerConstructor", "LayerDecayOptimizerConstructor")
+
 #: Channels of a bridge's maps where the config lets us choose them.
 BRIDGE_CHANNELS = 256
 
@@ -78,6 +81,7 @@ def fit_backbone(cfg: Any, model_name: str, **adapter_options: Any) -> list[str]
     if reason:
         lines.append(f"{place}: a LevelBridge gives {format_levels(list(target.values()))}, because {reason}")
         _insert_bridge(owner, place, key, _make_bridge(adapter.levels, list(target.values()), original))
+    lines += _drop_layer_decay(cfg, original)
     _import_adapters(cfg)
     return [_headline(f"{place}.{key}", original, owner[key], adapter), *lines]
 
@@ -159,6 +163,19 @@ def _headline(place: str, original: Original, backbone: Any, adapter: BackboneAd
         f"{place}: {original.name} ({format_levels(original.levels)}) -> {adapter.model_name} "
         f"({format_levels(adapter.levels)}) with {options}"
     )
+
+
+def _drop_layer_decay(cfg: Any, original: Original) -> list[str]:
+    """Leave out a layer-wise decay of the learning rate that knows the former backbone's layers only."""
+    wrapper = cfg.get("optim_wrapper") or {}
+    if wrapper.get("constructor") not in LAYER_DECAYS:
+        return []
+    name = wrapper.pop("constructor")
+    for setting in ("num_layers", "layer_decay_rate", "decay_rate", "decay_type"):
+        wrapper.get("paramwise_cfg", {}).pop(setting, None)
+    return [
+        f"optim_wrapper.constructor: {name} left out, since it knows the layers of {original.name} and its like only"
+    ]
 
 
 def _import_adapters(cfg: Any) -> None:
