@@ -298,10 +298,16 @@ def test_bridge_refuses_other_channels() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "algorithm",
-    ["mmdet/faster_rcnn", "mmdet/cornernet", "mmdet/mask2former", "mmseg/dpt", "mmseg/pidnet", "mmseg/stdc"],
+    ("algorithm", "model_name"),
+    [
+        ("mmdet/faster_rcnn", "twins_svt_small"),
+        ("mmdet/cornernet", "convit_tiny"),
+        ("mmdet/mask2former", "vit_tiny_patch16_224"),
+        ("mmseg/dpt", "convit_tiny"),
+        ("mmseg/pidnet", "twins_svt_small"),
+        ("mmseg/stdc", "vit_tiny_patch16_224"),
+    ],
 )
-@pytest.mark.parametrize("model_name", ["twins_svt_small", "convit_tiny"])
 def test_algorithms_run(algorithm: str, model_name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "tools"))
     import sweep
