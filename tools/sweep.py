@@ -28,8 +28,10 @@ from mmseg.utils import register_all_modules as register_mmseg
 from rich.console import Console
 from rich.table import Table
 from sweep_batches import make_batch
+from torch import nn
 from tqdm import tqdm
 
+from adapters import BackboneAdapter, LevelBridge
 from adapters.fitting import drop_pretrained, fit_backbone
 from adapters.fitting.config_tree import type_name
 
@@ -123,16 +125,24 @@ def run_config(path: str, name: str, model_name: str | None, size: int) -> str:
     loss.backward()
     if not torch.isfinite(loss):
         return f"loss is {loss.item()}"
-    untouched = [
-        key for key, value in model.named_parameters() if "trunk." in key and value.requires_grad and value.grad is None
-    ]
-    if model_name is not None and untouched:
-        return f"no gradient: {len(untouched)} parameters of the trunk, such as {untouched[0]}"
+    if untouched := without_gradient(model):
+        return f"no gradient: {len(untouched)} parameters of ours, such as {untouched[0]}"
     model.eval()
     with torch.no_grad():
         batch = model.data_preprocessor(make_batch(cfg.model, scope, size, training=False), False)
         model(**batch, mode="predict")
     return OK
+
+
+def without_gradient(model: nn.Module) -> list[str]:
+    """Parameters of adapters and bridges that a backward pass has not reached."""
+    return [
+        f"{place}.{name}"
+        for place, module in model.named_modules()
+        if isinstance(module, BackboneAdapter | LevelBridge)
+        for name, parameter in module.named_parameters()
+        if parameter.requires_grad and parameter.grad is None
+    ]
 
 
 def shrink(node: Any, size: int) -> None:

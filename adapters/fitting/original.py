@@ -21,12 +21,17 @@ from adapters.levels import Level
 #: Sides of the images to try, pixels: some backbones run at the size they were configured for only.
 SIDES = (128, 224, 512, 640)
 
+RECURSIVE = (
+    "DetectoRS is a ResNet with switchable convolutions and a pyramid that feeds its maps back into a second one "
+    "(rfp_backbone); without them it is a Cascade R-CNN, so start from a config of cascade_rcnn"
+)
+
 #: Algorithms that their backbone makes, and why another one cannot take its place.
 IRREPLACEABLE = {
     "TridentResNet": "TridentNet is its backbone: three branches of shared weights and different dilation, of which "
-    "the detector picks one at test time",
-    "DetectoRS_ResNet": "the recursive feature pyramid feeds its maps back into a second ResNet (rfp_backbone)",
-    "DetectoRS_ResNeXt": "the recursive feature pyramid feeds its maps back into a second ResNet (rfp_backbone)",
+    "the detector picks one at test time; without them it is a Faster R-CNN, so start from a config of faster_rcnn",
+    "DetectoRS_ResNet": RECURSIVE,
+    "DetectoRS_ResNeXt": RECURSIVE,
     "VPD": "it is a diffusion model conditioned on text",
 }
 
