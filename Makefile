@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip install -c $(ROOT)/requirements/constraints.txt
 READY := $(VENV)/ready
 
-.PHONY: help setup demo seg-demo test lint format clean
+.PHONY: help setup demo seg-demo bench test lint format clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -32,6 +32,9 @@ demo: setup  ## train and evaluate a detector on generated images (6 minutes), p
 
 seg-demo: setup  ## the same for a segmentor, pictures in work_dirs/seg-demo
 	cd $(ROOT) && $(BIN)/python tools/demo.py --task segmentation
+
+bench: setup  ## time and memory beside timm and mmseg (an hour on 2 cores), table in work_dirs/benchmark
+	cd $(ROOT) && $(BIN)/python tools/benchmark.py
 
 test: setup  ## all tests
 	cd $(ROOT) && $(BIN)/python -m pytest
