@@ -93,12 +93,12 @@ def load(adapter: BackboneAdapter, source: Source | None) -> Report | None:
 
 def _misfit(adapter: BackboneAdapter, source: Source, match: Match) -> str:
     count, expected = len(match.problems), len(match.targets)
-    other = ""
-    if len(match.tensors) < expected // 2:
-        other = " It looks like a checkpoint of another model."
+    absent = sum(kind == "missing" for kind, _, _ in match.problems)
     return (
-        f"weights={source.name!r} does not fit {adapter.model_name}: {count} problems, {len(match.tensors)} of "
-        f"{expected} tensors match ({match.reading.report.form}).{other} Nothing was loaded.\n{table(match.problems)}"
+        f"weights={source.name!r} does not fit {adapter.model_name}: {count} problem{'s' if count > 1 else ''}, "
+        f"{len(match.tensors)} of {expected} tensors match ({match.reading.report.form}). "
+        + ("It looks like a checkpoint of another model. " if absent > expected // 2 else "")
+        + f"Nothing was loaded.\n{table(match.problems)}"
     )
 
 

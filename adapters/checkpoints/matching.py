@@ -14,6 +14,7 @@ from torch import Tensor
 
 from adapters.checkpoints import norm_eps
 from adapters.checkpoints.files import StateDict
+from adapters.checkpoints.report import ROWS
 
 if TYPE_CHECKING:
     from adapters.base import BackboneAdapter
@@ -65,9 +66,11 @@ class Match:
         self.tensors: StateDict = {}
         self.problems: list[Problem] = []
         spare = [key for key, tensor in reading.state.items() if not self._take(key, tensor)]
-        for key in spare:
-            self._explain_unused(key)
-        self._explain_missing(set(reading.state), spare)
+        unknown = [key for key in spare if not self._explain_unused(key)]
+        for key in unknown:
+            name = key.removeprefix("trunk.")
+            self.problems.append(("unexpected", name, self._nearest(name, self.targets)))
+        self._explain_missing(set(reading.state), unknown)
 
     @property
     def is_plain(self) -> bool:
@@ -134,25 +137,25 @@ class Match:
             return "; channels other than 3 cannot be adapted, build the adapter with the checkpoint's in_channels"
         return ""
 
-    def _explain_unused(self, key: str) -> None:
+    def _explain_unused(self, key: str) -> bool:
+        """Report why a tensor of the checkpoint has no place; False if there is no good reason."""
         name = key.removeprefix("trunk.")
         stage_norms = getattr(self.adapter, "stage_norms", None)
-        if name in self.adapter.pruned_keys and not name.startswith(self.blueprint.classifier):
-            self.report.leave_out("not needed for these maps", name)
-        elif name.startswith(self.blueprint.classifier):
+        if name.startswith(self.blueprint.classifier):
             self.report.leave_out("the classifier", name)
-        elif _last(key) in self.tables:
-            self.report.leave_out("tables of a size of their own, rebuilt", name)
-        elif key.startswith("pyramid.") and self.adapter.pyramid is None:
-            self.report.leave_out("a pyramid that this adapter has not", key)
-        elif key.startswith("stage_norms.") and stage_norms is not None:
-            self.report.leave_out("not needed for these maps", key)
+        elif name in self.adapter.pruned_keys or (key.startswith("stage_norms.") and stage_norms is not None):
+            self.report.leave_out("not needed for these maps", name)
         elif key.startswith("stage_norms."):
             self.problems.append(("unexpected", key, "a norm after each stage: build the adapter with stage_norm=True"))
+        elif key.startswith("pyramid.") and self.adapter.pyramid is None:
+            self.report.leave_out("a pyramid that this adapter has not", key)
+        elif _last(key) in self.tables:
+            self.report.leave_out("tables of a size of their own, rebuilt", name)
         else:
-            self.problems.append(("unexpected", name, _nearest(name, _timms(self.targets))))
+            return False
+        return True
 
-    def _explain_missing(self, given: set[str], spare: list[str]) -> None:
+    def _explain_missing(self, given: set[str], unknown: list[str]) -> None:
         parameters = {name for name, _ in self.adapter.named_parameters()}
         for prefix, fate in OPTIONAL.items():
             names = [key for key in self.targets if key.startswith(prefix)]
@@ -162,16 +165,13 @@ class Match:
         for key in self.targets:
             if key not in given and (key in parameters or _last(key) not in self.tables):
                 name = key.removeprefix("trunk.")
-                self.problems.append(("missing", name, _nearest(name, _timms(spare))))
+                self.problems.append(("missing", name, self._nearest(name, unknown)))
 
-
-def _timms(names: Iterable[str]) -> list[str]:
-    return [name.removeprefix("trunk.") for name in names]
-
-
-def _nearest(name: str, names: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, list(names), n=2, cutoff=0.6)
-    return f"nearest: {', '.join(near)}" if near else "nothing like it"
+    def _nearest(self, name: str, names: Iterable[str]) -> str:
+        if len(self.problems) >= ROWS:
+            return ""  # Not shown.
+        near = difflib.get_close_matches(name, [other.removeprefix("trunk.") for other in names], n=2, cutoff=0.6)
+        return f"nearest: {', '.join(near)}" if near else "nothing like it"
 
 
 def _last(key: str) -> str:

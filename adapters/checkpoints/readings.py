@@ -51,6 +51,8 @@ def readings(adapter: BackboneAdapter, source: Source) -> Iterator[Reading]:
         yield _timms_own(adapter, blueprint)
         return
     tensors = search.flatten(contents(source.name))
+    if not tensors:
+        raise ValueError(f"{source.name} holds no tensors.")
     names = _known_names(adapter)
     knows = {form: known.__contains__ for form, known in names.items()}
     places = search.candidates(tensors, knows, source.prefix)

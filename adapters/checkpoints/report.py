@@ -46,7 +46,11 @@ def some(names: Sequence[str], count: int = 4) -> str:
     return ", ".join(names[:count]) + (", ..." if len(names) > count else "")
 
 
-def table(rows: Sequence[tuple[str, ...]], limit: int = 20) -> str:
+#: Rows of a table that are shown.
+ROWS = 20
+
+
+def table(rows: Sequence[tuple[str, ...]], limit: int = ROWS) -> str:
     """Rows in aligned columns."""
     shown = list(rows[:limit])
     widths = [max(len(row[column]) for row in shown) for column in range(len(shown[0]))]

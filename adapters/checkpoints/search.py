@@ -93,10 +93,13 @@ def choose(places: list[Candidate], tensors: Mapping[str, Tensor], path: str) ->
         ValueError: two places fit equally well and hold different tensors.
     """
     best = places[0]
-    rivals = [place for place in places[1:] if len(place.keys) == len(best.keys) and place.keys.isdisjoint(best.keys)]
+    rivals: list[Candidate] = []
+    for place in places[1:]:
+        if len(place.keys) == len(best.keys) and all(place.keys.isdisjoint(other.keys) for other in [best, *rivals]):
+            rivals.append(place)
     equals = [place for place in rivals if place.rank == best.rank and not _same_tensors(best, place, tensors)]
     if equals:
-        prefixes = list(dict.fromkeys(place.prefix for place in [best, *equals]))
+        prefixes = [place.prefix for place in [best, *equals]]
         raise ValueError(
             f"{path} holds {len(prefixes)} backbones that fit equally well, below "
             f"{', '.join(repr(name) for name in prefixes)}. Name one: "
