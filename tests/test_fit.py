@@ -127,6 +127,14 @@ def test_every_kind_of_reader_is_rewritten(scope: str, name: str, expected: dict
     check_fit(cfg)
 
 
+def test_strides_in_a_head_follow_the_levels() -> None:
+    cfg = shipped("mmseg", "mask2former/mask2former_r50_8xb2-160k")
+    cfg.model.backbone.update(strides=(1, 2, 1, 1), dilations=(1, 1, 2, 4))
+    cfg.model.decode_head.strides = [4, 8, 8, 8]
+    fit(cfg, "twins_svt_small")
+    assert cfg.model.decode_head.strides == [4, 8, 16, 32]
+
+
 def test_segmentation_heads_read_a_token_models_blocks() -> None:
     cfg = shipped("mmseg", "upernet/upernet_r18_4xb2-40k")
     fit(cfg, "vit_tiny_patch16_224")

@@ -331,16 +331,19 @@ def test_gradients_accumulate_in_bfloat16_as_in_one_batch() -> None:
 
 
 def test_mmcv_operators_run_in_fp32_under_autocast() -> None:
-    from mmcv.ops import RoIAlign
+    from mmcv.ops import DeformConv2dPack, RoIAlign
 
     class Model(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.conv = nn.Conv2d(3, 4, 1)
+            self.deform = DeformConv2dPack(4, 4, 3, padding=1)  # its own conv feeds its operator
             self.align = RoIAlign(2)
 
         def forward(self, image: torch.Tensor, fail: bool) -> torch.Tensor:
-            pooled = self.align(self.conv(image), torch.tensor([[0, 0.0, 0.0, 4.0, 4.0, 9.0][: 4 if fail else 5]]))
+            pooled = self.align(
+                self.deform(self.conv(image)), torch.tensor([[0, 0.0, 0.0, 4.0, 4.0, 9.0][: 4 if fail else 5]])
+            )
             return self.conv(pooled[:, :3])
 
     model = Model()
@@ -351,5 +354,7 @@ def test_mmcv_operators_run_in_fp32_under_autocast() -> None:
     with pytest.raises(AssertionError), wrapper.optim_context(model):
         model(torch.rand(1, 3, 8, 8), fail=True)
     assert not torch.is_autocast_enabled("cpu")
+    assert torch.autocast_increment_nesting() == 1  # every context was left
+    torch.autocast_decrement_nesting()
     assert not model.align._forward_pre_hooks
     assert not model.align._forward_hooks
