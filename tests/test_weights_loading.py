@@ -247,13 +247,13 @@ def test_a_grid_that_nobody_names_is_refused(tmp_path: Path) -> None:
 
 
 def test_another_patch_size_is_resampled_by_timms_filter(tmp_path: Path, told: list[str]) -> None:
-    model = timm_model("vit_small_patch32_224", TOKENS)
+    model = vit(patch_size=8, img_size=112)
     path = save(model.state_dict(), tmp_path / "a.pth")
     adapter = adapters.create_adapter(VIT, weights=path, trunk=TOKENS)
     overlay = {"file": path, "hf_hub_id": None, "url": None}
     reference = timm.create_model(VIT, pretrained=True, pretrained_cfg_overlay=overlay, **TOKENS)
     assert_holds(adapter, reference.state_dict())
-    assert "resized  patch_embed.proj.weight  (48, 3, 32, 32) -> (48, 3, 16, 16)" in told[0]
+    assert "resized  patch_embed.proj.weight  (48, 3, 8, 8) -> (48, 3, 16, 16)" in told[0]
 
 
 # Old and foreign names, through timm's own filter; tables of a size of their own.
