@@ -1,8 +1,6 @@
 """SwinV2-CR, timm's reading of Swin Transformer V2 (arXiv 2111.09883) by Christoph Reich, at any image size."""
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -12,6 +10,7 @@ from torch import Tensor
 
 from adapters.base import BackboneAdapter
 from adapters.families.grafting import graft
+from adapters.families.windows import Axis, Windows
 from adapters.registry import register_model
 
 #: What timm adds to the score of two tokens that the cyclic shift has brought together.
@@ -21,30 +20,35 @@ SHIFT_MASK = -100.0
 class WindowAttention(WindowMultiHeadAttention):
     """Scaled cosine attention with a log-spaced position bias, for windows of any extent."""
 
-    def queries_keys_values(self, windows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """``(..., L, C)`` -> three ``(..., heads, L, C / heads)``: queries and keys of unit length, queries scaled."""
-        head_dim = windows.shape[-1] // self.num_heads
-        query, key, value = self.qkv(windows).unflatten(-1, (3, self.num_heads, head_dim)).unbind(-3)
-        scale = self.logit_scale.clamp(max=math.log(1.0 / 0.01)).exp().view(self.num_heads, 1)
-        query = (F.normalize(query, dim=-1) * scale).to(value.dtype)
-        key = F.normalize(key, dim=-1).to(value.dtype)
-        return query.transpose(-3, -2), key.transpose(-3, -2), value.transpose(-3, -2)
+    def attend(self, tokens: Tensor, windows: Windows, extent: tuple[int, int]) -> Tensor:
+        """``(windows, L, C)`` -> the same shape, before the output projection.
 
-    def attend(self, qkv: Sequence[Tensor], scores: Tensor) -> Tensor:
-        """Attention of windows that share a bias and a mask.
-
-        Args:
-            qkv: queries, keys and values, each ``(B, rows, columns, heads, L, C / heads)``.
-            scores: ``(heads, L, L)``, added to every window's.
-
-        Returns:
-            ``(B, rows, columns, L, C)``.
+        Only the last windows of each axis can hold pads or cells from the other side, so the masks belong to a few
+        windows, and the others are attended without any.
         """
-        batch, rows, columns, heads, area, head_dim = qkv[0].shape
-        query, key, value = (part.reshape(-1, heads, area, head_dim) for part in qkv)
+        query, key, value = self._queries_keys_values(tokens)
+        bias = self.position_bias(extent).to(query.dtype)
         dropout = self.attn_drop.p if self.training else 0.0
-        x = F.scaled_dot_product_attention(query, key, value, scores.unsqueeze(0), dropout_p=dropout, scale=1.0)
-        return x.transpose(1, 2).reshape(batch, rows, columns, area, heads * head_dim)
+        parts = []
+        for run in windows.runs:
+            mask = run.mask(bias.dtype, SHIFT_MASK)
+            scores = bias if mask is None else bias + mask
+            q, k, v = (part[run.start : run.stop].transpose(1, 2) for part in (query, key, value))
+            part = F.scaled_dot_product_attention(q, k, v, scores.unsqueeze(0), dropout_p=dropout, scale=1.0)
+            parts.append(part.transpose(1, 2).flatten(2))
+        return torch.cat(parts) if len(parts) > 1 else parts[0]
+
+    def _queries_keys_values(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Three ``(windows, L, heads, C / heads)``: queries and keys of unit length, queries scaled."""
+        head_dim = tokens.shape[-1] // self.num_heads
+        qkv = self.qkv(tokens).unflatten(-1, (3, self.num_heads, head_dim))
+        pair, value = qkv[:, :, :2], qkv[:, :, 2]
+        # 1e-12 is the eps of torch's normalize, which timm calls.
+        length = torch.linalg.vector_norm(pair, dim=-1, keepdim=True).clamp_min(1e-12)
+        scale = self.logit_scale.clamp(max=math.log(1.0 / 0.01)).exp()
+        factor = torch.stack((scale, torch.ones_like(scale))).unsqueeze(-1) / length
+        query, key = (pair * factor.to(pair.dtype)).unbind(2)
+        return query, key, value
 
     def position_bias(self, extent: tuple[int, int]) -> Tensor:
         """``(heads, L, L)``, the bias of the meta network for windows of ``extent`` (``L`` is their product).
@@ -55,72 +59,20 @@ class WindowAttention(WindowMultiHeadAttention):
         height, width = extent
         device = self.logit_scale.device
         rows, columns = torch.arange(height, device=device), torch.arange(width, device=device)
-        row_offset = (rows[:, None] - rows[None, :])[:, None, :, None].expand(height, width, height, width)
-        column_offset = (columns[:, None] - columns[None, :])[None, :, None, :].expand(height, width, height, width)
+        down = (rows[:, None] - rows[None, :])[:, None, :, None].expand(height, width, height, width).reshape(-1)
+        right = (columns[:, None] - columns[None, :])[None, :, None, :].expand(height, width, height, width).reshape(-1)
         if self.training and self.meta_mlp.drop1.p > 0:
-            offsets = torch.stack((row_offset, column_offset), dim=-1).reshape(-1, 2)
-            return self._bias_of(offsets).t().reshape(self.num_heads, height * width, height * width)
-        offsets = torch.cartesian_prod(
-            torch.arange(1 - height, height, device=device), torch.arange(1 - width, width, device=device)
-        ).view(-1, 2)
-        index = (row_offset + height - 1) * (2 * width - 1) + column_offset + width - 1
-        table = self._bias_of(offsets).t()
-        return table[:, index.reshape(-1)].view(self.num_heads, height * width, height * width)
+            bias = self._bias_of(torch.stack((down, right), dim=-1))
+        else:
+            reach = torch.arange(1 - height, height, device=device), torch.arange(1 - width, width, device=device)
+            distinct = torch.stack((reach[0].repeat_interleave(2 * width - 1), reach[1].repeat(2 * height - 1)), dim=-1)
+            bias = self._bias_of(distinct)[(down + height - 1) * (2 * width - 1) + right + width - 1]
+        return bias.t().reshape(self.num_heads, height * width, height * width)
 
     def _bias_of(self, offsets: Tensor) -> Tensor:
         """``(n, 2)`` integer offsets -> ``(n, heads)``."""
         offsets = offsets.to(self.logit_scale.dtype)
         return self.meta_mlp(offsets.sign() * torch.log1p(offsets.abs()))
-
-
-@dataclass(frozen=True)
-class Axis:
-    """One side of a stage's grid: ``size`` cells, padded to ``count`` windows and rolled by ``shift``."""
-
-    size: int
-    window: int
-    shift: int
-
-    @classmethod
-    def of(cls, size: int, full_window: int, shifted: bool) -> "Axis":
-        """A grid no larger than a window is one window, neither padded nor shifted."""
-        return cls(size, min(size, full_window), full_window // 2 if shifted and size > full_window else 0)
-
-    @property
-    def pad(self) -> int:
-        return -self.size % self.window
-
-    @property
-    def count(self) -> int:
-        return -(-self.size // self.window)
-
-    def runs(self, device: torch.device) -> Iterator[tuple[slice, Tensor | None]]:
-        """Split the windows into runs of alike ones: first those without a mask, then each one with.
-
-        Yields:
-            The windows' indices, and for a masked window a label for each of its cells: -1 for a pad, 1 for what the
-            roll brought over from the other side, 0 for the rest.
-        """
-        plain = self.count - 1 if self.shift else self.count
-        if self.pad:
-            plain = min(plain, (self.size - self.shift) // self.window)
-        if plain:
-            yield slice(0, plain), None
-        for index in range(plain, self.count):
-            rolled = torch.arange(index * self.window, (index + 1) * self.window, device=device)
-            padded = self.size + self.pad
-            is_pad = (rolled + self.shift) % padded >= self.size
-            yield slice(index, index + 1), (rolled >= padded - self.shift).long().masked_fill(is_pad, -1)
-
-
-def window_mask(row_labels: Tensor, column_labels: Tensor, dtype: torch.dtype) -> Tensor:
-    """Scores to add in a window whose cells carry these labels, ``(L, L)``: nothing attends a pad."""
-    same_row = row_labels[:, None] == row_labels[None, :]
-    same_column = column_labels[:, None] == column_labels[None, :]
-    same = (same_row[:, None, :, None] & same_column[None, :, None, :]).flatten(2).flatten(0, 1)
-    is_pad = ((row_labels < 0)[:, None] | (column_labels < 0)[None, :]).flatten()
-    scores = torch.zeros(same.shape, dtype=dtype, device=same.device)
-    return scores.masked_fill(~same, SHIFT_MASK).masked_fill(is_pad, float("-inf"))
 
 
 class AnySizeBlock(SwinTransformerV2CrBlock):
@@ -130,50 +82,20 @@ class AnySizeBlock(SwinTransformerV2CrBlock):
     full_window: tuple[int, int]
 
     def _shifted_window_attn(self, x: Tensor) -> Tensor:
-        """``(B, H, W, C)`` -> the same shape: pad right and bottom, roll, attend, roll back, crop."""
-        height, width = x.shape[1:3]
+        """``(B, H, W, C)`` -> the same shape: pad right and bottom, roll, attend in windows, and undo all that."""
         shifted = any(self.target_shift_size)
-        rows = Axis.of(height, self.full_window[0], shifted)
-        columns = Axis.of(width, self.full_window[1], shifted)
-        if rows.pad or columns.pad:
-            x = F.pad(x, (0, 0, 0, columns.pad, 0, rows.pad))
-        if rows.shift or columns.shift:
-            x = torch.roll(x, shifts=(-rows.shift, -columns.shift), dims=(1, 2))
-        x = self._attend(x, rows, columns)
-        if rows.shift or columns.shift:
-            x = torch.roll(x, shifts=(rows.shift, columns.shift), dims=(1, 2))
-        return x[:, :height, :width]
-
-    def _attend(self, x: Tensor, rows: Axis, columns: Axis) -> Tensor:
-        """Window attention on the padded and rolled map, ``(B, H', W', C)`` -> the same shape.
-
-        Only the last windows of each axis can hold pads or rolled cells, so the masks belong to a few rows and columns
-        of windows, and the others are attended without any.
-        """
-        batch, padded_height, padded_width, channels = x.shape
-        height, width = rows.window, columns.window
-        x = x.view(batch, rows.count, height, columns.count, width, channels).transpose(2, 3)
-        x = x.reshape(batch, rows.count, columns.count, height * width, channels)
+        rows, columns = (
+            window_axis(size, full, shifted) for size, full in zip(x.shape[1:3], self.full_window, strict=True)
+        )
+        windows = Windows(x.shape[0], rows, columns, x.device)
         attn = cast(WindowAttention, self.attn)
-        qkv = attn.queries_keys_values(x)
-        bias = attn.position_bias((height, width)).to(qkv[0].dtype)
-        unlabelled = torch.zeros(max(height, width), dtype=torch.long, device=x.device)
-        bands = []
-        for row_run, row_labels in rows.runs(x.device):
-            band = []
-            for column_run, column_labels in columns.runs(x.device):
-                scores = bias
-                if row_labels is not None or column_labels is not None:
-                    scores = bias + window_mask(
-                        unlabelled[:height] if row_labels is None else row_labels,
-                        unlabelled[:width] if column_labels is None else column_labels,
-                        bias.dtype,
-                    )
-                band.append(attn.attend([part[:, row_run, column_run] for part in qkv], scores))
-            bands.append(torch.cat(band, dim=2) if len(band) > 1 else band[0])
-        x = torch.cat(bands, dim=1) if len(bands) > 1 else bands[0]
-        x = attn.proj_drop(attn.proj(x)).view(batch, rows.count, columns.count, height, width, channels)
-        return x.transpose(2, 3).reshape(batch, padded_height, padded_width, channels)
+        tokens = attn.attend(windows.split(x.reshape(-1, x.shape[-1])), windows, (rows.window, columns.window))
+        return attn.proj_drop(attn.proj(windows.join(tokens))).view(x.shape)
+
+
+def window_axis(size: int, full_window: int, shifted: bool) -> Axis:
+    """One side of a stage's grid. A side no larger than a window is one window, neither padded nor shifted."""
+    return Axis(size, min(size, full_window), full_window // 2 if shifted and size > full_window else 0)
 
 
 @register_model

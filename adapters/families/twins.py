@@ -4,12 +4,13 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from timm.models.twins import GlobalSubSampleAttn, LocallyGroupedAttn
+from timm.models.twins import GlobalSubSampleAttn, LocallyGroupedAttn, PosConv
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from adapters.base import AdapterOptions, BackboneAdapter
 from adapters.families.grafting import graft
+from adapters.families.windows import Axis, Windows
 from adapters.registry import register_model
 
 WINDOW_PADDINGS = ("zero", "mask", "mmseg")
@@ -23,39 +24,20 @@ class WindowAttention(LocallyGroupedAttn):
     def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
         """``(B, H * W, C)`` on an ``H x W`` grid -> the same shape."""
         batch, tokens, channels = x.shape
-        height, width = size
-        side = self.ws
-        bottom, right = -height % side, -width % side
-        x = x.view(batch, height, width, channels)
-        if bottom or right:
-            x = F.pad(x, (0, 0, 0, right, 0, bottom))
-        rows, columns = (height + bottom) // side, (width + right) // side
-        x = x.view(batch, rows, side, columns, side, channels).transpose(2, 3).reshape(-1, side * side, channels)
-        qkv = self.qkv(x).view(-1, side * side, 3, self.num_heads, channels // self.num_heads)
-        query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-        x = F.scaled_dot_product_attention(
-            query,
-            key,
-            value,
-            attn_mask=self._padding_mask(batch, size, (bottom, right), x.device),
-            dropout_p=self.attn_drop.p if self.training else 0.0,
-        )
-        x = x.transpose(1, 2).reshape(batch, rows, columns, side, side, channels).transpose(2, 3)
-        x = x.reshape(batch, rows * side, columns * side, channels)[:, :height, :width]
-        return self.proj_drop(self.proj(x.reshape(batch, tokens, channels)))
-
-    def _padding_mask(
-        self, batch: int, size: tuple[int, int], pad: tuple[int, int], device: torch.device
-    ) -> Tensor | None:
-        """Which keys each window may attend: ``(B * windows, 1, 1, ws * ws)``, or None for all of them."""
-        if self.padding == "zero" or not any(pad) or (self.padding == "mmseg" and not all(pad)):
-            return None
-        side = self.ws
-        inside = torch.ones(size, dtype=torch.bool, device=device)
-        inside = F.pad(inside, (0, pad[1], 0, pad[0]))
-        rows, columns = inside.shape[0] // side, inside.shape[1] // side
-        windows = inside.view(rows, side, columns, side).transpose(1, 2).reshape(rows * columns, 1, 1, side * side)
-        return windows.repeat(batch, 1, 1, 1).expand(-1, 1, side * side, -1)
+        rows, columns = (Axis(side, self.ws) for side in size)
+        windows = Windows(batch, rows, columns, x.device)
+        split = windows.split(x.reshape(-1, channels))
+        qkv = self.qkv(split).unflatten(-1, (3, self.num_heads, channels // self.num_heads)).transpose(1, 3)
+        both_padded = rows.size != rows.padded and columns.size != columns.padded
+        masked = self.padding == "mask" or (self.padding == "mmseg" and both_padded)
+        parts = []
+        for run in windows.runs if masked else [windows.whole]:
+            query, key, value = qkv[run.start : run.stop].unbind(2)
+            dropout = self.attn_drop.p if self.training else 0.0
+            part = F.scaled_dot_product_attention(query, key, value, run.mask(x.dtype, 0.0), dropout_p=dropout)
+            parts.append(part.transpose(1, 2).flatten(2))
+        joined = windows.join(torch.cat(parts) if len(parts) > 1 else parts[0])
+        return self.proj_drop(self.proj(joined)).view(batch, tokens, channels)
 
 
 class SubsampledAttention(GlobalSubSampleAttn):
@@ -72,6 +54,18 @@ class SubsampledAttention(GlobalSubSampleAttn):
         key, value = self.kv(x).view(batch, -1, 2, self.num_heads, head_dim).permute(2, 0, 3, 1, 4).unbind(0)
         x = F.scaled_dot_product_attention(query, key, value, dropout_p=self.attn_drop.p if self.training else 0.0)
         return self.proj_drop(self.proj(x.transpose(1, 2).reshape(batch, tokens, channels)))
+
+
+class PositionConv(PosConv):
+    """The conditional position encoding (arXiv 2102.10882): a depthwise convolution, added to the tokens."""
+
+    def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
+        """``(B, H * W, C)`` on an ``H x W`` grid -> the same shape.
+
+        The sum takes the layout of its first term: adding to the tokens keeps them contiguous for the blocks that
+        follow, where timm's sum of maps leaves every later norm and projection a copy to make.
+        """
+        return x + self.proj(x.transpose(1, 2).unflatten(2, size)).flatten(2).transpose(1, 2)
 
 
 @register_model
@@ -120,6 +114,9 @@ class TwinsAdapter(BackboneAdapter):
                 graft(module, WindowAttention).padding = self.window_padding
             elif isinstance(module, GlobalSubSampleAttn):
                 graft(module, SubsampledAttention)
+            elif isinstance(module, PosConv):
+                assert module.stride == 1
+                graft(module, PositionConv)
         self.stage_norms: nn.ModuleList | None = None
         if self.with_stage_norm:
             channels = [level.channels for level in self.stage_levels[: len(self.trunk.blocks)]]

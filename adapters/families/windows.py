@@ -1,0 +1,179 @@
+"""Cutting token maps into windows and putting them back together, each in a single pass over the data.
+
+Padding, cyclic shift and partition are one gather by precomputed indices, and undoing them is another: several times
+faster on a CPU than padding, rolling and permuting one after the other.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+#: Label of a pad among the labels of a window's cells.
+PAD = -1
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One side of a grid: ``size`` cells, padded at the end to ``count`` windows, then rolled back by ``shift``."""
+
+    size: int
+    window: int
+    shift: int = 0
+
+    @property
+    def count(self) -> int:
+        """How many windows cover the axis."""
+        return -(-self.size // self.window)
+
+    @property
+    def padded(self) -> int:
+        """Cells with the pads."""
+        return self.count * self.window
+
+    @property
+    def plain(self) -> int:
+        """How many windows, from the first, hold neither pads nor cells that the roll brought from the other side."""
+        first = self.count - 1 if self.shift else self.count
+        return min(first, (self.size - self.shift) // self.window)
+
+    def cells(self, device: torch.device) -> Tensor:
+        """Which cell of the axis stands at each place after padding and rolling, ``(padded,)``; pads are >= size."""
+        return (torch.arange(self.padded, device=device) + self.shift) % self.padded
+
+    def labels(self, index: int, device: torch.device) -> Tensor:
+        """``(window,)`` for one window: PAD, 1 for cells from the other side, 0 for the rest."""
+        place = torch.arange(index * self.window, (index + 1) * self.window, device=device)
+        is_pad = (place + self.shift) % self.padded >= self.size
+        return (place >= self.padded - self.shift).long().masked_fill(is_pad, PAD)
+
+    def runs(self, device: torch.device) -> Iterator[tuple[slice, Tensor]]:
+        """The windows that can be attended alike: the plain ones together, then each of the others, with its labels."""
+        if self.plain:
+            yield slice(0, self.plain), torch.zeros(self.window, dtype=torch.long, device=device)
+        for index in range(self.plain, self.count):
+            yield slice(index, index + 1), self.labels(index, device)
+
+
+@dataclass(frozen=True)
+class Run:
+    """Windows ``start .. stop`` of a split, which share the labels of their rows and columns."""
+
+    start: int
+    stop: int
+    row_labels: Tensor
+    column_labels: Tensor
+    plain: bool
+
+    def mask(self, dtype: torch.dtype, apart: float) -> Tensor | None:
+        """Scores to add, ``(L, L)``: ``apart`` between cells that the roll brought together, and no pad is attended.
+
+        None for plain windows, which need none.
+        """
+        if self.plain:
+            return None
+        same_row = self.row_labels[:, None] == self.row_labels[None, :]
+        same_column = self.column_labels[:, None] == self.column_labels[None, :]
+        same = (same_row[:, None, :, None] & same_column[None, :, None, :]).flatten(2).flatten(0, 1)
+        is_pad = ((self.row_labels == PAD)[:, None] | (self.column_labels == PAD)[None, :]).flatten()
+        scores = torch.zeros(same.shape, dtype=dtype, device=same.device)
+        return scores.masked_fill(~same, apart).masked_fill(is_pad, float("-inf"))
+
+
+class Windows:
+    """The windows of a batch of equal grids: where each cell goes, and where it comes back from.
+
+    Args:
+        batch: how many grids.
+        rows: the vertical axis.
+        columns: the horizontal axis.
+        device: of the maps.
+
+    Attributes:
+        runs: groups of alike windows, in the order of :meth:`split`; the plain ones come first.
+    """
+
+    def __init__(self, batch: int, rows: Axis, columns: Axis, device: torch.device) -> None:
+        self.area = rows.window * columns.window
+        cells = batch * rows.size * columns.size
+        row, column = rows.cells(device), columns.cells(device)
+        grid = row[:, None] * columns.size + column[None, :]
+        # Pads point one past the last cell of the batch.
+        grid = grid.masked_fill((row >= rows.size)[:, None] | (column >= columns.size)[None, :], cells)
+        grid = grid.view(rows.count, rows.window, columns.count, columns.window).transpose(1, 2).flatten(2)
+        first_cells = torch.arange(batch, device=device)[:, None, None, None] * (rows.size * columns.size)
+        grid = (grid + first_cells).clamp(max=cells)
+
+        self.runs: list[Run] = []
+        indices: list[Tensor] = []
+        done = 0
+        for row_slice, row_labels in rows.runs(device):
+            for column_slice, column_labels in columns.runs(device):
+                index = grid[:, row_slice, column_slice]
+                count = batch * index.shape[1] * index.shape[2]
+                plain = row_slice.stop <= rows.plain and column_slice.stop <= columns.plain
+                self.runs.append(Run(done, done + count, row_labels, column_labels, plain))
+                indices.append(index.reshape(-1))
+                done += count
+        index = torch.cat(indices) if len(indices) > 1 else indices[0]
+        places = torch.arange(index.numel(), device=device)
+        self._index = index
+        self._inverse = places.new_empty(cells + 1).index_copy_(0, index, places)[:cells]
+        #: Pads lie at or after this place: plain windows have none, and they come first.
+        self._first_pad = self.runs[0].stop * self.area if self.runs[0].plain else 0
+
+    @property
+    def whole(self) -> Run:
+        """All windows as one run, attended without a mask."""
+        return replace(self.runs[0], start=0, stop=self.runs[-1].stop, plain=True)
+
+    def split(self, tokens: Tensor) -> Tensor:
+        """``(B * H * W, C)`` -> ``(windows, L, C)``, zeros where a window reaches past the grid."""
+        return _Split.apply(tokens, self).view(-1, self.area, tokens.shape[-1])
+
+    def join(self, windows: Tensor) -> Tensor:
+        """``(windows, L, C)`` -> ``(B * H * W, C)``, the pads dropped."""
+        return _Join.apply(windows.reshape(-1, windows.shape[-1]), self)
+
+    def gather(self, tokens: Tensor) -> Tensor:
+        """The data of :meth:`split`, ``(windows * L, C)``."""
+        cells = tokens.shape[0]
+        out = tokens.index_select(0, self._index.clamp(max=cells - 1))
+        if self._first_pad < out.shape[0]:
+            tail = out[self._first_pad :]
+            tail.masked_fill_((self._index[self._first_pad :] == cells)[:, None], 0)
+        return out
+
+    def scatter(self, windows: Tensor) -> Tensor:
+        """The data of :meth:`join`, ``(B * H * W, C)``."""
+        return windows.index_select(0, self._inverse)
+
+
+# Each is the other's derivative. Autograd would derive an indexed addition instead, which is far slower.
+
+
+class _Split(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, tokens: Tensor, windows: Windows) -> Tensor:
+        ctx.windows = windows
+        return windows.gather(tokens)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return ctx.windows.scatter(grad.contiguous()), None
+
+
+class _Join(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, windows_tokens: Tensor, windows: Windows) -> Tensor:
+        ctx.windows = windows
+        return windows.scatter(windows_tokens)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return ctx.windows.gather(grad.contiguous()), None
