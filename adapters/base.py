@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from adapters import freezing, weights
 from adapters.checkpoints import norm_eps
-from adapters.levels import Level, resolve_out_indices
+from adapters.levels import Level, resolve_indices
 from adapters.padding import crop_to_stride, pad_to_multiple
 from adapters.pyramid import build_pyramid, count_wanted_maps
 from adapters.trunks import build_trunk, check_model_name, check_trunk_arguments
@@ -220,7 +220,7 @@ class BackboneAdapter(nn.Module):
         tokens = count > 1 and len({level.stride for level in self.stage_levels}) == 1
         if out_indices is not None:
             kind = "blocks" if tokens else "stages"
-            return resolve_out_indices(out_indices, count, f"{self.model_name} has {count} {kind}")
+            return resolve_indices(out_indices, count, f"{self.model_name} has {count} {kind}")
         if pyramid is not None and count_wanted_maps(pyramid) == 1:
             return (count - 1,)
         if tokens:

@@ -23,13 +23,14 @@ def format_levels(levels: Sequence[Level]) -> str:
     return ", ".join(f"stride {level.stride}: {level.channels} channels" for level in levels)
 
 
-def resolve_out_indices(out_indices: Sequence[int], count: int, what: str) -> tuple[int, ...]:
+def resolve_indices(indices: Sequence[int], count: int, what: str, argument: str = "out_indices") -> tuple[int, ...]:
     """Count negative indices from the end and check the result.
 
     Args:
-        out_indices: indices as a user gives them.
+        indices: as a user gives them.
         count: how many stages or blocks there are to choose from.
         what: who is asked, for the message (``"twins_svt_small has 4 stages"``).
+        argument: the name of the argument, for the message.
 
     Returns:
         The indices, all in ``[0, count)`` and strictly increasing.
@@ -37,19 +38,19 @@ def resolve_out_indices(out_indices: Sequence[int], count: int, what: str) -> tu
     Raises:
         ValueError: an index is no integer or out of range, or the order is not strictly increasing.
     """
-    if isinstance(out_indices, int | str) or not all(isinstance(index, int) for index in out_indices):
-        raise ValueError(f"out_indices={out_indices!r} must be a sequence of integers, such as (0, 1); {what}.")
-    indices = tuple(out_indices)
+    if isinstance(indices, int | str) or not all(isinstance(index, int) for index in indices):
+        raise ValueError(f"{argument}={indices!r} must be a sequence of integers, such as (0, 1); {what}.")
+    indices = tuple(indices)
     allowed = f"{what}, so each index must lie in {-count}..{count - 1}"
     if not indices:
-        raise ValueError(f"out_indices is empty; {allowed}. Leave it out for the default.")
+        raise ValueError(f"{argument} is empty; {allowed}. Leave it out for the default.")
     for index in indices:
         if not -count <= index < count:
-            raise ValueError(f"out_indices={indices} holds {index}, which is out of range; {allowed}.")
+            raise ValueError(f"{argument}={indices} holds {index}, which is out of range; {allowed}.")
     resolved = tuple(index % count for index in indices)
     if any(later <= earlier for earlier, later in pairwise(resolved)):
         raise ValueError(
-            f"out_indices={indices} stands for {resolved}, which is not strictly increasing; {allowed}, "
+            f"{argument}={indices} stands for {resolved}, which is not strictly increasing; {allowed}, "
             "in increasing order and without repeats."
         )
     return resolved
