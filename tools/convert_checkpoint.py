@@ -19,7 +19,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from adapters.checkpoints.report import table
 from adapters.checkpoints.sources import contents
 from adapters.convert import FORMATS
-from adapters.convert.checkpoint import LEFT_OUT, Conversion, convert
+from adapters.convert.checkpoint import Conversion, convert
+from adapters.convert.formats import LEFT_OUT
 
 
 def parse_arguments() -> argparse.Namespace:

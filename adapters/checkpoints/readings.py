@@ -13,7 +13,7 @@ from adapters.checkpoints.files import StateDict
 from adapters.checkpoints.report import Report, some
 from adapters.checkpoints.sources import Source, contents
 from adapters.checkpoints.timm_blueprint import Blueprint, draw, pretrained_state
-from adapters.convert.formats import ADAPTERS, FORMATS, TIMM, Format
+from adapters.convert.formats import ADAPTERS, FORMATS, LEFT_OUT, TIMM, Format
 
 if TYPE_CHECKING:
     from adapters.base import BackboneAdapter
@@ -50,14 +50,15 @@ def readings(adapter: BackboneAdapter, source: Source) -> Iterator[Reading]:
     if source.name == "timm":
         yield _timms_own(adapter, blueprint)
         return
-    tensors = search.flatten(contents(source.name))
+    inside = contents(source.name)
+    tensors = search.flatten(inside)
     if not tensors:
         raise ValueError(f"{source.name} holds no tensors.")
     names = _known_names(adapter)
     knows = {form: known.__contains__ for form, known in names.items()}
-    places = search.candidates(tensors, knows, source.prefix)
+    places = search.candidates(inside, knows, source.prefix)
     if not places and source.prefix is not None:
-        known = list(dict.fromkeys(place.prefix for place in search.candidates(tensors, knows, None)))
+        known = list(dict.fromkeys(place.prefix for place in search.candidates(inside, knows, None)))
         raise ValueError(
             f"{source.name} holds no tensor of {adapter.model_name} below prefix={source.prefix!r}; "
             + (f"there are some below {some([repr(name) for name in known])}." if known else "nor anywhere else in it.")
@@ -67,12 +68,14 @@ def readings(adapter: BackboneAdapter, source: Source) -> Iterator[Reading]:
         form, prefixes = FORMATS[place.form], [place.prefix]
     else:
         # Names that only timm's filter may understand: it says which of the likely places it was.
-        form, prefixes, seconds = TIMM, search.wrapper_prefixes(tensors, source.prefix) or [source.prefix or ""], []
+        form, prefixes, seconds = TIMM, search.wrapper_prefixes(inside, source.prefix) or [source.prefix or ""], []
     for number, prefix in enumerate(prefixes):
         found = search.below(tensors, prefix)
         told = found.pop(norm_eps.KEY, None) if form is ADAPTERS else None
         eps = form.norm_eps if told is None else float(told)
         named, extra = _timm_names(found, form)
+        if form.twins_only:
+            named.update(search.below(tensors, f"{LEFT_OUT}."))
         for through_filter in (False, True):
             if (through_filter and not blueprint.has_filter) or (not through_filter and number):
                 continue

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from adapters.checkpoints.files import StateDict
 
-#: Containers of averaged weights, which are the ones meant for use, and of the weights they are the average of.
+#: Containers of averaged weights, which are the ones meant for use.
 AVERAGED = ("state_dict_ema", "model_ema", "ema", "teacher")
-PLAIN = ("", "state_dict", "model", "module", "net", "network", "student", "backbone", "encoder")
+
 #: mmengine swaps the two when it saves: here lie the weights that were not averaged.
 SET_ASIDE = ("ema_state_dict",)
 
@@ -27,22 +27,24 @@ class Candidate:
         form: name of the key format.
         prefix: all of what comes before the format's names, containers included.
         keys: the full names that fit.
+        container: the outermost container, if the prefix begins with one.
     """
 
     form: str
     prefix: str
     keys: frozenset[str]
-
-    @property
-    def container(self) -> str:
-        """The outermost part of the prefix where it is a known container, else nothing."""
-        outermost = self.prefix.split(".", 1)[0]
-        return outermost if outermost in AVERAGED + PLAIN + SET_ASIDE else ""
+    container: str
 
     @property
     def rank(self) -> int:
         """Containers that are preferred come first."""
         return 0 if self.container in AVERAGED else 2 if self.container in SET_ASIDE else 1
+
+    def is_below(self, prefix: str) -> bool:
+        """Whether the place is at or below a prefix; the container before it and its last dot may be left out."""
+        wanted = prefix if not prefix or prefix.endswith(".") else f"{prefix}."
+        inner = self.prefix.removeprefix(f"{self.container}.") if self.container else self.prefix
+        return self.prefix.startswith(wanted) or inner.startswith(wanted)
 
 
 def flatten(contents: Mapping[Any, Any], prefix: str = "") -> StateDict:
@@ -62,25 +64,27 @@ def below(tensors: Mapping[str, Tensor], prefix: str) -> StateDict:
 
 
 def candidates(
-    tensors: Mapping[str, Tensor], knows: Mapping[str, Callable[[str], bool]], prefix: str | None
+    contents: Mapping[str, Any], knows: Mapping[str, Callable[[str], bool]], prefix: str | None
 ) -> list[Candidate]:
     """Every place whose names some format knows, best first.
 
     Args:
-        tensors: of :func:`flatten`.
+        contents: of the checkpoint.
         knows: for each format, whether a name is one of the backbone's.
-        prefix: if given, only places at or below it; a container before it may be left out, as may the last dot.
+        prefix: if given, only places at or below it.
     """
     found: dict[tuple[str, str], set[str]] = {}
-    for key in tensors:
+    for key in flatten(contents):
         for start in _starts(key):
             for form, is_known in knows.items():
                 if is_known(key[start:]):
                     found.setdefault((form, key[:start]), set()).add(key)
     order = list(knows)
-    places = [Candidate(form, place, frozenset(keys)) for (form, place), keys in found.items()]
+    places = [
+        Candidate(form, place, frozenset(keys), _container(place, contents)) for (form, place), keys in found.items()
+    ]
     if prefix is not None:
-        places = [place for place in places if _is_below(place, prefix)]
+        places = [place for place in places if place.is_below(prefix)]
     return sorted(places, key=lambda place: (-len(place.keys), place.rank, len(place.prefix), order.index(place.form)))
 
 
@@ -108,18 +112,25 @@ def choose(places: list[Candidate], tensors: Mapping[str, Tensor], path: str) ->
     return best, [place for place in rivals if place.rank > best.rank]
 
 
-def wrapper_prefixes(tensors: Mapping[str, Tensor], prefix: str | None) -> list[str]:
-    """Prefixes made of containers and wrappers alone, shortest first: where unknown names may begin."""
-    found = {""} if prefix is None else set()
-    parts = tuple(f"{name}." for name in AVERAGED + PLAIN + SET_ASIDE if name) + WRAPPERS
-    for key in tensors:
+def wrapper_prefixes(contents: Mapping[str, Any], prefix: str | None) -> list[str]:
+    """Prefixes made of containers and wrappers alone, shortest first: where names that no format knows may begin."""
+    parts = tuple(f"{name}." for name, value in contents.items() if isinstance(value, Mapping)) + WRAPPERS
+    found = {""}
+    for key in flatten(contents):
         start = 0
         while part := next((part for part in parts if key.startswith(part, start)), ""):
             start += len(part)
             found.add(key[:start])
-    if prefix is not None:
-        found = {place for place in found if _is_below(Candidate("", place, frozenset()), prefix)}
-    return sorted(found, key=lambda place: (len(place), place))
+    places = [Candidate("", place, frozenset(), _container(place, contents)) for place in found]
+    return sorted(
+        (place.prefix for place in places if prefix is None or place.is_below(prefix)),
+        key=lambda place: (len(place), place),
+    )
+
+
+def _container(place: str, contents: Mapping[str, Any]) -> str:
+    outermost = place.split(".", 1)[0]
+    return outermost if isinstance(contents.get(outermost), Mapping) else ""
 
 
 def _starts(key: str) -> Iterator[int]:
@@ -127,12 +138,6 @@ def _starts(key: str) -> Iterator[int]:
     for position, character in enumerate(key):
         if character == ".":
             yield position + 1
-
-
-def _is_below(place: Candidate, prefix: str) -> bool:
-    wanted = prefix if not prefix or prefix.endswith(".") else f"{prefix}."
-    inner = place.prefix.removeprefix(f"{place.container}.") if place.container else place.prefix
-    return place.prefix.startswith(wanted) or inner.startswith(wanted)
 
 
 def _same_tensors(one: Candidate, other: Candidate, tensors: Mapping[str, Tensor]) -> bool:

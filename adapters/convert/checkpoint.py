@@ -9,10 +9,7 @@ import torch
 from torch import Tensor
 
 from adapters.checkpoints import norm_eps, search
-from adapters.convert.formats import ADAPTERS, FORMATS, ORIGINAL, TIMM, Format, StateDict
-
-#: Where a converted checkpoint keeps the tensors that its format has no place for, under timm's names.
-LEFT_OUT = "left_out"
+from adapters.convert.formats import ADAPTERS, FORMATS, LEFT_OUT, ORIGINAL, TIMM, Format, StateDict
 
 _TWINS = re.compile(
     r"(patch_embeds\.\d+\.(proj|norm)|blocks\.\d+\.\d+\.(norm1|norm2|attn\.\w+|mlp\.\w+)|pos_block\.\d+\.proj\.0|"
@@ -54,7 +51,7 @@ def convert(contents: Mapping[str, Any], target_name: str, prefix: str | None, p
     """
     target = FORMATS[target_name]
     tensors = search.flatten(contents)
-    source, place = _find(tensors, prefix, path)
+    source, place = _find(contents, prefix, path)
     found = search.below(tensors, place)
     eps = found.pop(norm_eps.KEY, None)
     source_eps = source.norm_eps if eps is None else float(eps)
@@ -91,14 +88,15 @@ def convert(contents: Mapping[str, Any], target_name: str, prefix: str | None, p
     return Conversion(state, left_out, source, place, rows, notes)
 
 
-def _find(tensors: StateDict, prefix: str | None, path: str) -> tuple[Format, str]:
+def _find(contents: Mapping[str, Any], prefix: str | None, path: str) -> tuple[Format, str]:
     """The format and the prefix of the backbone in a checkpoint."""
+    tensors = search.flatten(contents)
     probe = torch.empty(3)
     knows = {
         form.name: lambda key, form=form: any(_TWINS.fullmatch(name) for name in form.read({key: probe}))
         for form in (TIMM, *(form for form in FORMATS.values() if form not in (TIMM, ORIGINAL)))
     }
-    places = [place for place in search.candidates(tensors, knows, prefix) if len(place.keys) > 8]
+    places = [place for place in search.candidates(contents, knows, prefix) if len(place.keys) > 8]
     if places:
         place, _ = search.choose(places, tensors, path)
         dense = any(key.startswith(f"{place.prefix}norm_list.") for key in tensors)
@@ -112,7 +110,7 @@ def _find(tensors: StateDict, prefix: str | None, path: str) -> tuple[Format, st
         )
     if owns:
         return ADAPTERS, owns[0]
-    wrappers = search.wrapper_prefixes(tensors, prefix)
+    wrappers = search.wrapper_prefixes(contents, prefix)
     large = [name for name in wrappers if 2 * len(search.below(tensors, name)) >= len(tensors)]
     if not tensors or not large:
         raise ValueError(f"{path} holds no backbone that can be told from the rest; name where it lies with --prefix.")

@@ -10,6 +10,9 @@ from adapters.convert.openmmlab_twins import MMPRETRAIN_DIALECT, MMSEG, Dialect,
 
 StateDict = dict[str, Tensor]
 
+#: Where a converted checkpoint keeps the tensors that its format has no place for, under timm's names.
+LEFT_OUT = "left_out"
+
 
 @dataclass(frozen=True)
 class Format:
