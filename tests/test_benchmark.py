@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import math
+import resource
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -20,7 +21,7 @@ import adapters
 from adapters.benchmarking import compare, peers, report, run
 from adapters.benchmarking.cases import ADAPTER, CASES, Case, Target, find_cases, parse_size
 from adapters.benchmarking.flops import flop_counter
-from adapters.benchmarking.measure import Bench, peak_resident_bytes
+from adapters.benchmarking.measure import Bench, limit_memory, peak_resident_bytes
 from adapters.benchmarking.plot import plot_sweep
 from adapters.benchmarking.settings import Settings
 from adapters.benchmarking.store import Store
@@ -75,8 +76,7 @@ def test_masked_swinv2_cr_equals_the_tests_own_reference() -> None:
     """Two readings of the design, written apart: windows with a mask here, every token against every other there."""
     case = Case("swin", "swinv2_cr_tiny_ns_224", (100, 160), "masked", options={"trunk": SWIN_CR})
     x = image(100, 160)
-    side = peers.build("masked", case)
-    plain = peers.build("timm", case).module.eval()
+    side, plain = peers.build("masked", case), peers.build("timm", case).module.eval()
     side.module.eval()
     errors = compare.map_errors(list(side.maps(x)), masked_swinv2_cr(plain, x, window=7))
     assert max(errors) < 1e-4
@@ -93,6 +93,18 @@ def test_memory_is_the_rise_above_what_is_held_however_much_was_held_before() ->
     assert peak_resident_bytes(lambda: torch.ones(16 << 20)) / 2**20 == pytest.approx(64, abs=8)
     held = torch.ones(16 << 20)
     assert peak_resident_bytes(lambda: held[:10].sum()) < 8 << 20
+
+
+def test_memory_that_the_machine_lacks_is_refused_before_it_is_used() -> None:
+    meminfo = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+    available = int(meminfo["MemAvailable"].split()[0]) * 1024
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    limit_memory()
+    try:
+        with pytest.raises(RuntimeError, match="can't allocate memory"):
+            torch.empty(int(available * 0.97), dtype=torch.uint8)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
 
 
 def test_memory_of_a_side_leaves_out_its_weights() -> None:
@@ -290,6 +302,22 @@ def test_names_of_cases() -> None:
         find_cases(["convit"])
 
 
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"dtype": "fp16"}, "dtype='fp16' must be one of fp32, bf16"),
+        ({"threads": 0}, "threads=0 must be at least 1"),
+        ({"repeats": -1}, "repeats=-1 must be at least 1"),
+        ({"device": "cuda:99"}, "device='cuda:99': torch sees [0-9]+ GPUs here; use cpu"),
+        ({"device": "tpu"}, "device='tpu': torch sees"),
+    ],
+    ids=str,
+)
+def test_wrong_settings(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Settings(**wrong)
+
+
 def test_sizes() -> None:
     assert parse_size("512") == (512, 512)
     assert parse_size("800x1344") == (800, 1344)
@@ -313,8 +341,8 @@ def result_of(case: Case = SVT, **changes: Any) -> run.Result:
 def test_the_table_shows_what_was_measured_beside_the_targets() -> None:
     case = replace(SVT, speed=Target(3.3, 4.5), memory=Target(1 / 15))
     row = report.to_markdown([result_of(case).to_json()]).splitlines()[2]
-    cells = "svt | timm | 500 ms | 2000 ms | 4.00x | 3.3x (4.5x) | 10 MiB | 210 MiB | 1/21 | 1/15 | 2.0e-06 | 40% / 11%"
-    assert row == f"| {cells} |"
+    times = "svt | timm | 500 ms | 2000 ms | 4.00x | 5.00x | 3.3x (4.5x)"
+    assert row == f"| {times} | 10 MiB | 210 MiB | 1/21 | 1/15 | 2.0e-06 | 40% / 11% |"
     missed = replace(SVT, speed=Target(5), memory=Target(1 / 30))
     text = report.to_markdown([result_of(missed, within_tolerance=False).to_json()])
     assert "**4.00x**" in text

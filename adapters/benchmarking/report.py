@@ -18,11 +18,12 @@ HEADINGS = (
     "case",
     "against",
     "time, ours",
-    "theirs",
+    "time, theirs",
     "faster",
+    "by fastest runs",
     "must (aim)",
     "peak, ours",
-    "theirs",
+    "peak, theirs",
     "ratio",
     "at most (aim)",
     "off by",
@@ -74,7 +75,8 @@ def to_cells(result: Mapping[str, Any]) -> list[tuple[str, str]]:
         (peer_title(case), ""),
         (duration(ours["median"]), ""),
         (duration(peer["median"]), ""),
-        (NOTHING if speed is None else f"{speed:.2f}x", speed_style),
+        (times(speed), speed_style),
+        (times(result["speed_of_fastest"]), ""),
         (targets(case["speed"], least=True), ""),
         (megabytes(ours["peak_bytes"]), ""),
         (megabytes(peer["peak_bytes"]), ""),
@@ -96,9 +98,9 @@ def notes(result: Mapping[str, Any]) -> list[str]:
 
 def summary(result: Mapping[str, Any]) -> str:
     """One line on a finished case."""
-    pairs = zip(HEADINGS, to_cells(result), strict=True)
-    shown = [f"{heading} {text}" for heading, (text, _) in pairs if heading in ("faster", "ratio", "off by")]
-    return "; ".join([f"{result['case']['name']}: {', '.join(shown)}", *notes(result)])
+    cells = dict(zip(HEADINGS, (text for text, _ in to_cells(result)), strict=True))
+    figures = f"{cells['faster']} faster, {cells['ratio']} of the memory, off by {cells['off by']}"
+    return "; ".join([f"{result['case']['name']}: {figures}", *notes(result)])
 
 
 def case_list(cases: Iterable[Case]) -> Table:
@@ -139,6 +141,11 @@ def targets(target: Mapping[str, float | None], least: bool) -> str:
 def ratio(value: float) -> str:
     """Three digits; below a half as a fraction, ``1/21.3``."""
     return f"1/{1 / value:.3g}" if value < 0.5 else f"{value:.3g}"
+
+
+def times(value: float | None) -> str:
+    """How many times faster."""
+    return NOTHING if value is None else f"{value:.2f}x"
 
 
 def duration(seconds: float | None) -> str:
