@@ -34,13 +34,8 @@ class Bench:
     """
 
     def __init__(self, kind: str, case: Case, settings: Settings) -> None:
-        torch.set_num_threads(settings.threads)
         self.settings = settings
         self.device = torch.device(settings.device)
-        if self.device.type == "cpu":
-            limit_memory()
-        else:
-            torch.backends.cudnn.allow_tf32 = False
         self.trains = case.mode == "train"
         self.side = peers.build(kind, case)
         self.side.module.to(self.device).train(self.trains)
@@ -141,6 +136,14 @@ def memory_status(field: str) -> int:
     match = re.search(rf"^{field}:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
     assert match is not None, field
     return int(match[1]) * 1024
+
+
+def prepare_process(settings: Settings) -> None:
+    """What holds for a whole process: its threads, exact fp32, and an end to its memory before the machine's."""
+    torch.set_num_threads(settings.threads)
+    torch.backends.cudnn.allow_tf32 = False
+    if settings.device == "cpu":
+        limit_memory()
 
 
 def limit_memory() -> None:

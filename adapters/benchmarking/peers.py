@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from adapters.base import BackboneAdapter
 from adapters.benchmarking.cases import ADAPTER, Case
 from adapters.benchmarking.masked_swinv2_cr import attend_no_pads
-from adapters.convert.openmmlab_twins import MMSEG, from_openmmlab, to_openmmlab
+from adapters.convert.formats import ADAPTERS, MMSEG_FORMAT
 from adapters.factory import TimmAdapter
 from adapters.families.convit import ConViTAdapter
 from adapters.families.swinv2_cr import SwinV2CrAdapter
@@ -61,7 +61,7 @@ def randomise(module: nn.Module) -> None:
 
 
 def of_adapter(adapter: BackboneAdapter, case: Case) -> Side:  # noqa: ARG001, all builders are called alike
-    return Side(adapter, adapter, lambda state: {key.removeprefix("trunk."): value for key, value in state.items()})
+    return Side(adapter, adapter, ADAPTERS.read)
 
 
 def of_timm(adapter: BackboneAdapter, case: Case) -> Side:
@@ -110,8 +110,7 @@ def of_mmseg(adapter: BackboneAdapter, case: Case) -> Side:  # noqa: ARG001
     from mmseg.models.backbones import PCPVT, SVT
 
     trunk = adapter.trunk
-    state = {key.removeprefix("trunk."): tensor for key, tensor in adapter.state_dict().items()}
-    state = {key.replace("stage_norms.", "norm_list."): tensor for key, tensor in state.items()}
+    state = ADAPTERS.read(adapter.state_dict())
     local = [[block.attn for block in blocks if hasattr(block.attn, "ws")] for blocks in trunk.blocks]
     arguments: dict[str, Any] = {
         "embed_dims": [blocks[0].norm1.weight.numel() for blocks in trunk.blocks],
@@ -127,13 +126,13 @@ def of_mmseg(adapter: BackboneAdapter, case: Case) -> Side:  # noqa: ARG001
     if any(local):
         arguments["windiow_sizes"] = [attns[0].ws for attns in local]
     model = (SVT if any(local) else PCPVT)(**arguments)
-    converted, left = to_openmmlab(state, MMSEG)
+    converted, left = MMSEG_FORMAT.write(state)
     assert not left, f"mmseg has no place for {sorted(left)}"
     problems = model.load_state_dict(converted, strict=False)
     unused = {key for key in problems.missing_keys if not key.startswith("norm1.")}  # built, and never called
     assert not unused, f"mmseg has more than timm: {sorted(unused)}"
     assert not problems.unexpected_keys, f"mmseg has no {problems.unexpected_keys}"
-    return Side(model, model, lambda tensors: from_openmmlab(tensors, MMSEG))
+    return Side(model, model, MMSEG_FORMAT.read)
 
 
 PEERS: dict[str, Callable[[BackboneAdapter, Case], Side]] = {

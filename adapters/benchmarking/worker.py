@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from adapters.benchmarking.cases import Case
-from adapters.benchmarking.measure import Bench
+from adapters.benchmarking.measure import Bench, prepare_process
 from adapters.benchmarking.settings import Settings
 
 #: Children are forked from a process that has imported this file and has run nothing: fresh, and there at once.
@@ -72,6 +72,7 @@ class Worker:
 
 def serve(connection: Connection, kind: str, case: Case, settings: Settings) -> None:
     """Answer until the other end hangs up."""
+    prepare_process(settings)
     bench: Bench | None = None
     while True:
         try:
