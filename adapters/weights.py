@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -39,12 +39,15 @@ def resolve_source(weights: Any, init_cfg: Any) -> Source | None:
             f"init_cfg={init_cfg!r}: only dict(type='Pretrained', checkpoint=..., prefix=..., img_size=...) is "
             "supported, since timm has initialised the trunk already. Leave init_cfg out to train from scratch."
         )
-    size = init_cfg.get("img_size")
-    return Source(
-        _checked_name("init_cfg's checkpoint", init_cfg.get("checkpoint")),
-        init_cfg.get("prefix"),
-        None if size is None else (int(size[0]), int(size[1])),
-    )
+    prefix, size = init_cfg.get("prefix"), init_cfg.get("img_size")
+    if prefix is not None and not isinstance(prefix, str):
+        raise ValueError(f"init_cfg's prefix={prefix!r} must be a string such as 'backbone.'.")
+    if size is not None and not (
+        isinstance(size, Sequence) and len(size) == 2 and all(isinstance(s, int) for s in size)
+    ):
+        raise ValueError(f"init_cfg's img_size={size!r} must be two whole numbers, (H, W).")
+    checkpoint = _checked_name("init_cfg's checkpoint", init_cfg.get("checkpoint"))
+    return Source(checkpoint, prefix, None if size is None else (size[0], size[1]))
 
 
 def load(adapter: BackboneAdapter, source: Source | None) -> Report | None:

@@ -82,10 +82,15 @@ def test_the_report(tmp_path: Path, run) -> None:
     assert any(line.startswith("note: the norms of the blocks have eps 1e-06, but 1e-05 in mmseg's") for line in lines)
 
 
-def test_what_was_kept_aside_does_not_disturb_mmengine_or_this_package(tmp_path: Path, run) -> None:
+def test_what_was_kept_aside_does_not_disturb_mmengine_or_this_package(
+    tmp_path: Path, run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mmengine.logging import MMLogger
     from mmengine.runner.checkpoint import load_checkpoint
     from test_convert_twins import mmseg_model
 
+    # A logger that mmengine makes here would keep writing to this test's standard output.
+    monkeypatch.setattr(MMLogger, "_instance_dict", type(MMLogger._instance_dict)())
     save(MODEL, tmp_path / "a.pth")
     run(tmp_path / "a.pth", tmp_path / "b.pth", "--to", "mmseg")
     model = mmseg_model(SVT, norm_after_stage=False)
@@ -119,6 +124,25 @@ def test_other_families_between_timm_and_this_package(tmp_path: Path, run) -> No
     assert_same(tensors(tmp_path / "b.pth"), below(state, "trunk."))
     run(tmp_path / "b.pth", tmp_path / "c.pth", "--to", "timm")
     assert_same(tensors(tmp_path / "c.pth"), state)
+
+
+def test_a_pyramid_inside_an_adapter_is_kept_aside(tmp_path: Path, run) -> None:
+    pyramid = {"pyramid.0.conv.weight": torch.ones(2, 2)}
+    state = {**below(vit().state_dict(), "trunk."), **pyramid}
+    save({"state_dict": below(state, "backbone.")}, tmp_path / "a.pth")
+    out = run(tmp_path / "a.pth", tmp_path / "b.pth", "--to", "timm")
+    assert "no place there for 1, kept aside as 'left_out': pyramid.0.conv.weight" in out
+    assert_same(tensors(tmp_path / "b.pth"), vit().state_dict())
+    run(tmp_path / "b.pth", tmp_path / "c.pth", "--to", "adapters")
+    assert_same(tensors(tmp_path / "c.pth"), state)
+
+
+def test_a_large_head_is_no_backbone(tmp_path: Path, run) -> None:
+    state = vit().state_dict()
+    heads = {f"head.{number}.weight": torch.ones(1) for number in range(2 * len(state))}
+    save({"state_dict": {**below(state, "backbone."), **heads}}, tmp_path / "a.pth")
+    run(tmp_path / "a.pth", tmp_path / "b.pth", "--to", "adapters")
+    assert_same(tensors(tmp_path / "b.pth"), below(state, "trunk."))
 
 
 def test_a_prefix_chooses(tmp_path: Path, run) -> None:

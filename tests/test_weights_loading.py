@@ -296,9 +296,15 @@ def test_the_authors_convnext_and_deit3_names(tmp_path: Path) -> None:
         name = name.replace("head.norm", "norm").replace("head.fc", "head")
         # timm's atto has 1 x 1 convolutions where the authors have linear layers.
         authors[name] = tensor.flatten(1) if "pwconv" in name and tensor.ndim == 4 else tensor
-    for wrapped in (authors, below(authors, "encoder.")):
-        path = save({"model": wrapped}, tmp_path / "a.pth")
+    stale = {key: tensor + 1 for key, tensor in authors.items()}
+    for contents in ({"model": authors}, {"model": below(authors, "encoder.")}, {"model": stale, "model_ema": authors}):
+        path = save(contents, tmp_path / "a.pth")
         assert_holds(adapters.create_adapter("convnext_atto", weights=path, trunk=trunk), model.state_dict())
+    path = save({"model": authors, "state_dict": stale}, tmp_path / "a.pth")
+    with pytest.raises(ValueError, match=r"2 backbones that fit equally well, below '(model|state_dict)\.'"):
+        adapters.create_adapter("convnext_atto", weights=path, trunk=trunk)
+    cfg = {"type": "Pretrained", "checkpoint": path, "prefix": "model"}
+    assert_holds(adapters.create_adapter("convnext_atto", init_cfg=cfg, trunk=trunk), model.state_dict())
 
     deit = timm_model("deit3_small_patch16_224", TOKENS)
     authors = {re.sub(r"ls(\d)\.gamma", r"gamma_\1", key): tensor for key, tensor in deit.state_dict().items()}

@@ -252,6 +252,12 @@ def test_init_cfg_means_the_same() -> None:
         (None, {"type": "Kaiming"}, r"only dict\(type='Pretrained'"),
         (None, {"type": "Pretrained", "checkpoint": "a.pth", "strict": True}, r"only dict\(type='Pretrained'"),
         (None, [{"type": "Pretrained", "checkpoint": "a.pth"}], r"only dict\(type='Pretrained'"),
+        (None, {"type": "Pretrained", "checkpoint": "a.pth", "prefix": 3}, "prefix=3 must be a string"),
+        (
+            None,
+            {"type": "Pretrained", "checkpoint": "a.pth", "img_size": 224},
+            r"img_size=224 must be two whole numbers",
+        ),
         (None, {"type": "Pretrained"}, "init_cfg's checkpoint=None must name a checkpoint"),
         ("", None, "weights='' must name a checkpoint: 'timm', a path"),
         (True, None, "weights=True must name a checkpoint"),

@@ -101,7 +101,13 @@ class Match:
 
     def _fit(self, name: str, tensor: Tensor, target: Tensor) -> Tensor:
         """Adapt a first convolution to other channels and position embeddings to another grid, as timm does."""
-        if name == "pos_embed" and tensor.ndim == target.ndim == 3 and tensor.shape[-1] == target.shape[-1]:
+        grid_known = hasattr(getattr(self.blueprint.model, "patch_embed", None), "grid_size")
+        if (
+            name == "pos_embed"
+            and grid_known
+            and tensor.ndim == target.ndim == 3
+            and tensor.shape[-1] == target.shape[-1]
+        ):
             return self._resample_positions(tensor, target)
         if tensor.shape != target.shape and name in self.blueprint.first_convs and tensor.ndim == 4:
             try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -17,6 +17,10 @@ from adapters.convert.formats import ADAPTERS, FORMATS, LEFT_OUT, TIMM, Format
 
 if TYPE_CHECKING:
     from adapters.base import BackboneAdapter
+
+
+#: How a report calls a reading that timm's filter has gone over.
+FILTER = ", through timm's filter"
 
 
 @dataclass(frozen=True)
@@ -56,44 +60,77 @@ def readings(adapter: BackboneAdapter, source: Source) -> Iterator[Reading]:
         raise ValueError(f"{source.name} holds no tensors.")
     names = _known_names(adapter)
     knows = {form: known.__contains__ for form, known in names.items()}
-    places = search.candidates(inside, knows, source.prefix)
-    if not places and source.prefix is not None:
-        known = list(dict.fromkeys(place.prefix for place in search.candidates(inside, knows, None)))
+    if source.prefix is not None and not any(search.is_below(key, source.prefix, inside) for key in tensors):
+        known = dict.fromkeys(repr(place.prefix) for place in search.candidates(inside, knows, None))
         raise ValueError(
-            f"{source.name} holds no tensor of {adapter.model_name} below prefix={source.prefix!r}; "
-            + (f"there are some below {some([repr(name) for name in known])}." if known else "nor anywhere else in it.")
+            f"{source.name} holds nothing below prefix={source.prefix!r}; of {adapter.model_name} there is something "
+            f"below {some(list(known)) or 'no prefix'}."
         )
+    places = search.candidates(inside, knows, source.prefix)
     if places and len(places[0].keys) > len(names["timm"]) // 2:
-        place, seconds = search.choose(places, tensors, source.name)
-        form, prefixes = FORMATS[place.form], [place.prefix]
+        yield from _by_names(inside, places, blueprint, source)
     else:
-        # Names that only timm's filter may understand: it says which of the likely places it was.
-        form, prefixes, seconds = TIMM, search.wrapper_prefixes(inside, source.prefix) or [source.prefix or ""], []
-    for number, prefix in enumerate(prefixes):
-        found = search.below(tensors, prefix)
-        told = found.pop(norm_eps.KEY, None) if form is ADAPTERS else None
-        eps = form.norm_eps if told is None else float(told)
-        named, extra = _timm_names(found, form)
-        if form.twins_only:
-            named.update(search.below(tensors, f"{LEFT_OUT}."))
-        for through_filter in (False, True):
-            if (through_filter and not blueprint.has_filter) or (not through_filter and number):
-                continue
-            report = Report(source.name, f"{form.title} names" + (f" below {prefix!r}" if prefix else ""))
-            for second in seconds:
-                report.leave_out(f"second to {place.container!r}", second.prefix)
-            state: StateDict | None = dict(named)
-            if through_filter:
-                state = _filtered(named, blueprint, source.img_size, report)
-            if state is not None:
-                yield Reading(
-                    state={**ADAPTERS.write(state)[0], **extra},
-                    blueprint=blueprint,
-                    form=form,
-                    norm_eps=None if eps == TIMM.norm_eps else eps,
-                    img_size=None if through_filter else source.img_size,
-                    report=report,
-                )
+        yield from _by_filter(inside, names["timm"], blueprint, source)
+
+
+def _by_names(
+    inside: Mapping[str, Any], places: list[search.Candidate], blueprint: Blueprint, source: Source
+) -> Iterator[Reading]:
+    """A place whose names are known: as it stands, and after timm's filter."""
+    tensors = search.flatten(inside)
+    place, seconds = search.choose(places, tensors, source.name)
+    form = FORMATS[place.form]
+    found = search.below(tensors, place.prefix)
+    told = found.pop(norm_eps.KEY, None) if form is ADAPTERS else None
+    eps = form.norm_eps if told is None else float(told)
+    named, extra = _timm_names(found, form)
+    if form.twins_only:
+        named.update(search.below(tensors, f"{LEFT_OUT}."))
+
+    def reading(state: StateDict, how: str) -> Reading:
+        report = _report(source, form, place.prefix, how)
+        for second in seconds:
+            report.leave_out(f"second to {place.container!r}", second.prefix)
+        return Reading(
+            state={**ADAPTERS.write(state)[0], **extra},
+            blueprint=blueprint,
+            form=form,
+            norm_eps=None if eps == TIMM.norm_eps else eps,
+            img_size=None if how else source.img_size,
+            report=report,
+        )
+
+    yield reading(named, "")
+    if (filtered := _filter(named, blueprint, source)) is not None:
+        through_filter = reading(filtered, FILTER)
+        _note_sizes(named, filtered, through_filter.report)
+        yield through_filter
+
+
+def _by_filter(
+    inside: Mapping[str, Any], known: frozenset[str], blueprint: Blueprint, source: Source
+) -> Iterator[Reading]:
+    """Names that only timm's filter may understand: it says which of the likely places is the backbone."""
+    tensors = search.flatten(inside)
+    prefixes = search.wrapper_prefixes(inside, source.prefix) or [source.prefix or ""]
+    states = {prefix: search.below(tensors, prefix) for prefix in prefixes}
+    yield Reading(
+        ADAPTERS.write(states[prefixes[0]])[0], blueprint, TIMM, None, None, _report(source, TIMM, prefixes[0], "")
+    )
+    filtered = {prefix: _filter(state, blueprint, source) for prefix, state in states.items()}
+    fits = {prefix: known & state.keys() for prefix, state in filtered.items() if state is not None}
+    if not any(fits.values()):
+        return
+    best = max(fits, key=lambda prefix: (len(fits[prefix]), -search.rank_of(prefix, inside)))
+    for prefix in fits:
+        apart = not prefix.startswith(best) and not best.startswith(prefix)
+        if apart and len(fits[prefix]) == len(fits[best]):
+            search.refuse_rival(best, prefix, inside, source.name)
+    state = filtered[best]
+    assert state is not None
+    report = _report(source, TIMM, best, FILTER)
+    _note_sizes(states[best], state, report)
+    yield Reading(ADAPTERS.write(state)[0], blueprint, TIMM, None, None, report)
 
 
 def _timms_own(adapter: BackboneAdapter, blueprint: Blueprint) -> Reading:
@@ -124,16 +161,21 @@ def _timm_names(state: Mapping[str, Tensor], form: Format) -> tuple[StateDict, S
     return form.read({key: tensor for key, tensor in state.items() if key not in extra}), extra
 
 
-def _filtered(
-    state: StateDict, blueprint: Blueprint, img_size: tuple[int, int] | None, report: Report
-) -> StateDict | None:
-    """What timm's filter makes of it; None where that fails, for it takes much for granted."""
+def _report(source: Source, form: Format, prefix: str, how: str) -> Report:
+    return Report(source.name, f"{form.title} names" + (f" below {prefix!r}" if prefix else "") + how)
+
+
+def _filter(state: StateDict, blueprint: Blueprint, source: Source) -> StateDict | None:
+    """What timm's filter makes of it; None where there is none or it fails, for it takes much for granted."""
+    if not blueprint.has_filter:
+        return None
     try:
-        filtered = blueprint.filter(state, img_size)
+        return blueprint.filter(state, source.img_size)
     except Exception:
         return None
-    report.form += ", through timm's filter"
+
+
+def _note_sizes(state: StateDict, filtered: StateDict, report: Report) -> None:
     for key, tensor in filtered.items():
         if key in state and tensor.shape != state[key].shape:
             report.note("resized", key, f"{tuple(state[key].shape)} -> {tuple(tensor.shape)}")
-    return filtered

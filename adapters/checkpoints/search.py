@@ -40,12 +40,6 @@ class Candidate:
         """Containers that are preferred come first."""
         return 0 if self.container in AVERAGED else 2 if self.container in SET_ASIDE else 1
 
-    def is_below(self, prefix: str) -> bool:
-        """Whether the place is at or below a prefix; the container before it and its last dot may be left out."""
-        wanted = prefix if not prefix or prefix.endswith(".") else f"{prefix}."
-        inner = self.prefix.removeprefix(f"{self.container}.") if self.container else self.prefix
-        return self.prefix.startswith(wanted) or inner.startswith(wanted)
-
 
 def flatten(contents: Mapping[Any, Any], prefix: str = "") -> StateDict:
     """All tensors of a nested checkpoint, under dotted names."""
@@ -84,7 +78,7 @@ def candidates(
         Candidate(form, place, frozenset(keys), _container(place, contents)) for (form, place), keys in found.items()
     ]
     if prefix is not None:
-        places = [place for place in places if place.is_below(prefix)]
+        places = [place for place in places if is_below(place.prefix, prefix, contents)]
     return sorted(places, key=lambda place: (-len(place.keys), place.rank, len(place.prefix), order.index(place.form)))
 
 
@@ -103,12 +97,7 @@ def choose(places: list[Candidate], tensors: Mapping[str, Tensor], path: str) ->
             rivals.append(place)
     equals = [place for place in rivals if place.rank == best.rank and not _same_tensors(best, place, tensors)]
     if equals:
-        prefixes = [place.prefix for place in [best, *equals]]
-        raise ValueError(
-            f"{path} holds {len(prefixes)} backbones that fit equally well, below "
-            f"{', '.join(repr(name) for name in prefixes)}. Name one: "
-            f"init_cfg=dict(type='Pretrained', checkpoint=..., prefix={prefixes[0]!r})."
-        )
+        raise _ambiguous([place.prefix for place in [best, *equals]], path)
     return best, [place for place in rivals if place.rank > best.rank]
 
 
@@ -121,11 +110,32 @@ def wrapper_prefixes(contents: Mapping[str, Any], prefix: str | None) -> list[st
         while part := next((part for part in parts if key.startswith(part, start)), ""):
             start += len(part)
             found.add(key[:start])
-    places = [Candidate("", place, frozenset(), _container(place, contents)) for place in found]
-    return sorted(
-        (place.prefix for place in places if prefix is None or place.is_below(prefix)),
-        key=lambda place: (len(place), place),
-    )
+    places = [place for place in found if prefix is None or is_below(place, prefix, contents)]
+    return sorted(places, key=lambda place: (rank_of(place, contents), len(place), place))
+
+
+def is_below(place: str, prefix: str, contents: Mapping[str, Any]) -> bool:
+    """Whether a place is at or below a prefix; the container before it and its last dot may be left out."""
+    wanted = prefix if not prefix or prefix.endswith(".") else f"{prefix}."
+    return place.startswith(wanted) or place.removeprefix(f"{_container(place, contents)}.").startswith(wanted)
+
+
+def rank_of(place: str, contents: Mapping[str, Any]) -> int:
+    """As :attr:`Candidate.rank`, of a place alone."""
+    return Candidate("", place, frozenset(), _container(place, contents)).rank
+
+
+def refuse_rival(best: str, rival: str, contents: Mapping[str, Any], path: str) -> None:
+    """Refuse two places that fit as well, unless one is preferred or they hold the same.
+
+    Raises:
+        ValueError: they are ambiguous.
+    """
+    tensors = flatten(contents)
+    if rank_of(best, contents) == rank_of(rival, contents):
+        one, other = below(tensors, best), below(tensors, rival)
+        if one.keys() != other.keys() or not all(_equal(tensor, other[key]) for key, tensor in one.items()):
+            raise _ambiguous([best, rival], path)
 
 
 def _container(place: str, contents: Mapping[str, Any]) -> str:
@@ -140,8 +150,18 @@ def _starts(key: str) -> Iterator[int]:
             yield position + 1
 
 
+def _ambiguous(prefixes: list[str], path: str) -> ValueError:
+    return ValueError(
+        f"{path} holds {len(prefixes)} backbones that fit equally well, below {', '.join(map(repr, prefixes))}. Name "
+        f"one: init_cfg=dict(type='Pretrained', checkpoint=..., prefix={prefixes[0]!r})."
+    )
+
+
 def _same_tensors(one: Candidate, other: Candidate, tensors: Mapping[str, Tensor]) -> bool:
     if one.form != other.form:
         return False
-    pairs = [(tensors[key], tensors.get(other.prefix + key[len(one.prefix) :])) for key in one.keys]
-    return all(twin is not None and tensor.shape == twin.shape and torch.equal(tensor, twin) for tensor, twin in pairs)
+    return all(_equal(tensors[key], tensors.get(other.prefix + key[len(one.prefix) :])) for key in one.keys)
+
+
+def _equal(tensor: Tensor, other: Tensor | None) -> bool:
+    return other is not None and tensor.shape == other.shape and torch.equal(tensor, other)

@@ -55,13 +55,8 @@ def convert(contents: Mapping[str, Any], target_name: str, prefix: str | None, p
     found = search.below(tensors, place)
     eps = found.pop(norm_eps.KEY, None)
     source_eps = source.norm_eps if eps is None else float(eps)
-    named = source.read(found)
-    if isinstance(set_aside := contents.get(LEFT_OUT), Mapping):
-        named.update(set_aside)
-    foreign = (
-        {} if source is not ADAPTERS else {key: named.pop(key) for key in list(named) if key.startswith("pyramid.")}
-    )
-
+    set_aside = contents.get(LEFT_OUT) or {}
+    named, state, left_out = _rewrite(found, set_aside, source, target)
     is_twins = any(_TWINS.fullmatch(key) for key in named)
     if target.twins_only and not is_twins:
         raise ValueError(f"{path} holds no Twins, and {target.title} names are for Twins; use --to timm or adapters.")
@@ -70,8 +65,6 @@ def convert(contents: Mapping[str, Any], target_name: str, prefix: str | None, p
             f"{path} holds a dense Twins with a norm after each stage, which timm's model has not: without them it "
             "computes something else. Use --to original, mmseg, mmpretrain or adapters."
         )
-    state, left_out = target.write(named)
-    left_out.update(foreign)
     notes = []
     if is_twins and source_eps != target.norm_eps:
         if target is ADAPTERS:
@@ -82,9 +75,9 @@ def convert(contents: Mapping[str, Any], target_name: str, prefix: str | None, p
                 f"the norms of the blocks have eps {source_eps:g}, but {target.norm_eps:g} in {target.title} model: "
                 "outputs differ by some 5e-6 of their size"
             )
-    if outside := len(tensors) - len(search.below(tensors, place)) - len(set_aside or ()):
+    if outside := len(tensors) - len(search.below(tensors, place)) - len(set_aside):
         notes.append(f"{outside} tensors outside {place!r} were left behind")
-    rows = _trace(found, source, target, set_aside or {})
+    rows = _trace(found, set_aside, source, target)
     return Conversion(state, left_out, source, place, rows, notes)
 
 
@@ -102,8 +95,7 @@ def _find(contents: Mapping[str, Any], prefix: str | None, path: str) -> tuple[F
         dense = any(key.startswith(f"{place.prefix}norm_list.") for key in tensors)
         return (ORIGINAL if place.form == TIMM.name and dense else FORMATS[place.form]), place.prefix
     owns = sorted({match.group(1) for key in tensors if (match := re.match(r"(|.*?\.)trunk\.", key))})
-    if prefix is not None:
-        owns = [own for own in owns if own.startswith(prefix)]
+    owns = [own for own in owns if prefix is None or search.is_below(own, prefix, contents)]
     if len(owns) > 1:
         raise ValueError(
             f"{path} holds {len(owns)} backbones, below {', '.join(map(repr, owns))}; name one with --prefix."
@@ -112,24 +104,37 @@ def _find(contents: Mapping[str, Any], prefix: str | None, path: str) -> tuple[F
         return ADAPTERS, owns[0]
     wrappers = search.wrapper_prefixes(contents, prefix)
     large = [name for name in wrappers if 2 * len(search.below(tensors, name)) >= len(tensors)]
+    large = [name for name in wrappers if name.endswith("backbone.")] or large
     if not tensors or not large:
         raise ValueError(f"{path} holds no backbone that can be told from the rest; name where it lies with --prefix.")
     return TIMM, large[-1]
 
 
+def _rewrite(
+    found: Mapping[str, Tensor], set_aside: Mapping[str, Tensor], source: Format, target: Format
+) -> tuple[StateDict, StateDict, StateDict]:
+    """The backbone's tensors under timm's names, under the target's, and those that the target has no place for."""
+    named = {**source.read(found), **set_aside}
+    pyramid = {key: named.pop(key) for key in list(named) if key.startswith("pyramid.")}
+    state, left_out = target.write(named)
+    (state if target is ADAPTERS else left_out).update(pyramid)
+    return named, state, left_out
+
+
 def _trace(
-    found: StateDict, source: Format, target: Format, set_aside: Mapping[str, Tensor]
+    found: StateDict, set_aside: Mapping[str, Tensor], source: Format, target: Format
 ) -> list[tuple[str, str, str]]:
     """Which old names each new one is made of, by sending the names' numbers the same way as the tensors."""
-    names = list(found) + list(set_aside)
+    olds = {**found, **set_aside}
+    names = list(olds)
     numbers = {key: torch.full((3,), index + 1) for index, key in enumerate(names)}
-    named = source.read({key: numbers[key] for key in found})
-    named.update({key: numbers[key] for key in set_aside})
-    state, left_out = target.write(named)
-    shapes = {**found, **set_aside}
+    _, state, left_out = _rewrite(
+        {key: numbers[key] for key in found}, {key: numbers[key] for key in set_aside}, source, target
+    )
     rows = []
     for key, origin in {**state, **left_out}.items():
-        olds = [names[index - 1] for index in origin.unique().tolist() if index]
+        parts = [names[index - 1] for index in origin.unique().tolist() if index]
         new = key if key in state else "(left out)"
-        rows.append((", ".join(olds) or "(zeros)", new, " + ".join(str(tuple(shapes[old].shape)) for old in olds)))
+        shapes = " + ".join(str(tuple(olds[part].shape)) for part in parts)
+        rows.append((", ".join(parts) or "(zeros)", new, shapes))
     return rows
