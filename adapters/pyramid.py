@@ -13,12 +13,11 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 
 from adapters.levels import Level
 from adapters.registry import register_model
-from adapters.rescale import check_strides, make_conv, make_resample, make_rescaling
+from adapters.rescale import MapNorm, check_strides, make_conv, make_resample, make_rescaling
 
 DEFAULT_OUT_STRIDES = (4, 8, 16, 32)
 
@@ -66,7 +65,7 @@ class SimpleFeaturePyramid(nn.Module):
                 layers.append(make_conv(channels, out_channels, kernel_size, bias=not norm))
                 channels = out_channels
                 if norm:
-                    layers.append(LayerNorm2d(channels))
+                    layers.append(MapNorm(channels))
             self.stages.append(nn.Sequential(*layers))
 
     @property

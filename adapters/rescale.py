@@ -45,6 +45,18 @@ def check_strides(in_stride: int, out_strides: Sequence[int]) -> tuple[int, ...]
     return strides
 
 
+class MapNorm(LayerNorm2d):
+    """LayerNorm over the channels of each cell, contiguous.
+
+    timm's returns a permuted view, over which Inductor (torch 2.11) fails when it compiles training for changing
+    sizes: "cannot determine truth value of Relational". The copy takes no measurable time beside the convs.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, C, h, w)`` to the same shape."""
+        return super().forward(x).contiguous()
+
+
 def make_conv(in_channels: int, out_channels: int, kernel_size: int, bias: bool) -> nn.Conv2d:
     """A conv that keeps the size (odd ``kernel_size``), started with unit gain."""
     conv = nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=bias)
@@ -111,7 +123,7 @@ def make_rescaling(
 ) -> tuple[list[nn.Module], int]:
     """The layers from one stride to another that is a power of two away, and the channels that they end with.
 
-    Up: a doubling for each factor of two, LayerNorm2d and GELU between two of them (ViTDet, arXiv 2203.16527,
+    Up: a doubling for each factor of two, a norm and GELU between two of them (ViTDet, arXiv 2203.16527,
     section 3). Down: one max pooling whose last window may hang over the border, so the size is the ceil.
 
     Args:
@@ -128,7 +140,7 @@ def make_rescaling(
     layers: list[nn.Module] = []
     while in_stride > out_stride:
         if layers:
-            layers += [LayerNorm2d(channels), nn.GELU()] if norm else [nn.GELU()]
+            layers += [MapNorm(channels), nn.GELU()] if norm else [nn.GELU()]
         out_channels = max(channels // 2, 1) if halve else channels
         layers.append(make_doubling(channels, out_channels))
         channels, in_stride = out_channels, in_stride // 2

@@ -300,6 +300,19 @@ def test_compiles_once_for_sizes_that_change(pyramid: nn.Module) -> None:
     assert counter.frame_count == 1
 
 
+def test_trains_when_compiled_for_sizes_that_change() -> None:
+    pyramid = randomise(SimpleFeaturePyramid(4, 14, 4, (16,)))  # every kind of layer between which maps are saved
+    compiled = torch.compile(pyramid, dynamic=True, fullgraph=True)
+    for height, width in ((5, 7), (17, 10)):
+        maps = random_maps(pyramid, height, width, channels=4)
+        gradients = []
+        for run in (compiled, pyramid):
+            pyramid.zero_grad()
+            run(maps)[0].square().mean().backward()
+            gradients.append([parameter.grad.clone() for parameter in pyramid.parameters()])
+        torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-5)
+
+
 # --- building from configs
 
 
