@@ -1,7 +1,7 @@
 """Draw the dataset of shapes: detection, instance and semantic segmentation without a download.
 
 Example:
-    python tools/make_shapes.py --out data/shapes --train 400 --val 80 --seed 0 --size-range 128 224
+    python tools/make_shapes.py --out data/shapes --train 600 --val 80 --seed 0 --size-range 128 192
 """
 
 import argparse

@@ -14,12 +14,12 @@ Mask = NDArray[np.bool_]
 
 OVERSAMPLING = 3
 """Samples per pixel and direction that decide how much of a pixel an outline covers."""
-MIN_VISIBLE_SHARE = 0.5
+MIN_VISIBLE_SHARE = 0.7
 """Of the whole outline, also beyond the image's border: no shape is hidden further."""
 MIN_VISIBLE_PIXELS = 60
-SMALLEST_SIZE, LARGEST_SHARE = 24.0, 0.75
+SMALLEST_SIZE, LARGEST_SHARE = 56.0, 0.8
 """Longest extent of a shape: at least so many pixels, at most that share of the image's shorter side."""
-FEWEST, MOST, PIXELS_PER_SHAPE = 2, 12, 4000
+FEWEST, MOST, PIXELS_PER_SHAPE = 1, 6, 6000
 """Shapes in an image: between these two, and on average no denser than that."""
 PLACEMENTS_PER_SHAPE = 12
 
@@ -102,7 +102,7 @@ def _place(canvas: NDArray[np.float64], instances: list[Instance], rng: np.rando
     if not _visible(mask, whole) or any(not _visible(below.mask & ~mask, below.whole) for below in instances):
         return
 
-    texture, opacity = draw_texture(canvas[mask].mean(0), rng)
+    texture, opacity = draw_texture(canvas[mask].mean(0), label / len(CLASSES), rng)
     across: Plane = (np.arange(columns.start, columns.stop) + 0.5 - centre_x) / radius
     down: Plane = (np.arange(rows.start, rows.stop) + 0.5 - centre_y) / radius
     paint = texture(*_rotated(across, down, texture_turn))

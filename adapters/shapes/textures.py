@@ -1,5 +1,6 @@
 """What a shape is filled with: a colour for every point of its plane, and one opacity."""
 
+import colorsys
 from collections.abc import Callable
 
 import numpy as np
@@ -12,6 +13,13 @@ Texture = Callable[[Plane, Plane], NDArray[np.float64]]
 
 MIN_CONTRAST = 70.0
 """Least distance, in RGB of 0 to 255, between a shape's main colour and what it is painted over."""
+HUE_SPREAD = 0.06
+"""A class's main colours lie so far, in turns of the colour wheel, to either side of the class's own hue.
+
+Like the things in photographs, classes differ in colour by tendency: textures mix two of them, bright or dark, strong
+or pale, and the backgrounds hold every hue, so shape decides as well. With colours of no class, minutes of
+training on two cores do not suffice.
+"""
 
 
 def _mix(first: Colour, second: Colour, share: Plane) -> NDArray[np.float64]:
@@ -46,21 +54,28 @@ def _noise(first: Colour, second: Colour, rng: np.random.Generator) -> Texture:
 TEXTURES = (_flat, _gradient, _stripes, _dots, _noise)
 
 
-def draw_colour(away_from: Colour, rng: np.random.Generator) -> Colour:
-    """A colour (3,) at least ``MIN_CONTRAST`` away from another.
+def draw_class_colour(hue: float, away_from: Colour, rng: np.random.Generator) -> Colour:
+    """A colour (3,) of a class's own range of hues, at least ``MIN_CONTRAST`` away from another.
 
-    The colours that far away always fill most of the RGB cube, so this ends.
+    The range is wide, and saturation and brightness are free, so at least one such colour is far from any other.
     """
     while True:
-        colour = rng.uniform(0, 255, 3)
+        turn = hue + rng.uniform(-HUE_SPREAD, HUE_SPREAD)
+        colour = 255 * np.array(colorsys.hsv_to_rgb(turn % 1.0, rng.uniform(0.5, 1), rng.uniform(0.3, 1)))
         if np.linalg.norm(colour - away_from) >= MIN_CONTRAST:
             return colour
 
 
-def draw_texture(background: Colour, rng: np.random.Generator) -> tuple[Texture, float]:
-    """A texture that stands out from the mean colour (3,) of the background, and its opacity in (0, 1]."""
-    first = draw_colour(background, rng)
-    second = draw_colour(first, rng)
+def draw_texture(background: Colour, hue: float, rng: np.random.Generator) -> tuple[Texture, float]:
+    """A texture of a class's hue that stands out from the background, and its opacity in (0, 1].
+
+    Args:
+        background: mean colour (3,) of what is painted over.
+        hue: the middle of the class's hues, in turns.
+        rng: the source of chance.
+    """
+    first = draw_class_colour(hue, background, rng)
+    second = draw_class_colour(hue, first, rng)
     texture = TEXTURES[rng.integers(len(TEXTURES))](first, second, rng)
     opacity = 1.0 if rng.random() < 0.7 else rng.uniform(0.7, 0.95)
     return texture, opacity

@@ -3,6 +3,8 @@ _base_ = "./retinanet_twins-svt-s_fpn_2k_shapes.py"
 
 model = dict(
     backbone=dict(
+        _delete_=True,
+        type="TimmAdapter",
         model_name="convit_tiny",
         out_indices=(-1,),
         pyramid=dict(type="SimpleFeaturePyramid", out_channels=256),

@@ -6,7 +6,7 @@ metainfo = dict(
     palette=[(230, 25, 75), (0, 130, 200), (245, 130, 48), (145, 30, 180), (0, 128, 128), (60, 180, 75)],
 )
 # Longest and shortest side: images keep their shape and differ in size, and a batch is padded to its largest.
-image_scale = (192, 160)
+image_scale = (160, 128)
 
 train_pipeline = [
     dict(type="LoadImageFromFile"),
