@@ -180,6 +180,39 @@ def test_a_bridge_goes_into_a_backbone_that_wraps_another() -> None:
     assert [tuple(output.shape) for output in outputs] == [(2, 256, 8, 12), (2, 128, 8, 12), (2, 128, 4, 6)]
 
 
+@pytest.mark.parametrize("name", ["retinanet/retinanet_r18_fpn_1x_coco", "cornernet/cornernet_hourglass104"])
+@pytest.mark.parametrize(("first", "second"), [tuple(MODELS_UNDER_TEST), tuple(MODELS_UNDER_TEST)[::-1]])
+def test_a_swap_can_be_followed_by_another(name: str, first: str, second: str) -> None:
+    cfg = shipped("mmdet", name)
+    fit(cfg, first)
+    fit(cfg, second)
+    check_fit(cfg)
+    model = MODELS.build(cfg.model)
+    given = model.extract_feat(torch.rand(2, 3, 64, 64))
+    expected = [8, 4, 2, 1, 1] if name.startswith("retinanet") else [16, 16]
+    assert [level.shape[-1] for level in given] == expected
+
+
+def test_a_wrapped_backbone_can_be_swapped_again() -> None:
+    cfg = shipped("mmseg", "bisenetv1/bisenetv1_r18-d32_4xb4-160k_cityscapes")
+    fit(cfg, "twins_svt_small")
+    fit(cfg, "vit_tiny_patch16_224")
+    adapter, bridge = cfg.model.backbone.backbone_cfg
+    assert adapter.model_name == "vit_tiny_patch16_224"
+    assert bridge.out_channels == [64, 128, 256, 512]
+
+
+def test_a_pyramid_neck_gives_way_to_a_models_own_strides() -> None:
+    cfg = shipped("mmdet", "retinanet/retinanet_r18_fpn_1x_coco")
+    fit(cfg, "vit_tiny_patch16_224", out_indices=(3,))
+    pyramid = {"type": "SimpleFeaturePyramid", "in_channels": 48, "out_channels": 24}
+    cfg.model.neck = [pyramid, {**cfg.model.neck[-1], "in_channels": [24] * 4, "start_level": 1}]
+    lines = fit(cfg, "twins_svt_small")
+    assert [neck.type for neck in cfg.model.neck] == ["FPN"]
+    assert cfg.model.neck[0].in_channels == [32, 64, 128]
+    assert "model.neck[0]: SimpleFeaturePyramid left out, since the levels have strides already" in lines
+
+
 def test_levels_that_the_caller_chooses() -> None:
     cfg = shipped("mmdet", "retinanet/retinanet_r18_fpn_1x_coco")
     pyramid = {"type": "SimpleFeaturePyramid", "out_channels": 32, "out_strides": (8, 16, 32)}

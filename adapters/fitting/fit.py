@@ -50,8 +50,8 @@ def fit_backbone(cfg: Any, model_name: str, **adapter_options: Any) -> list[str]
     original = probe_original(owner[key], scope)
     options = dict(adapter_options)
     lines = _decide_weights(options, model_name, cfg.model, owner, key)
-    if owner[key].get("in_channels", 3) != 3:
-        options.setdefault("in_channels", owner[key]["in_channels"])
+    if original.in_channels != 3:
+        options.setdefault("in_channels", original.in_channels)
 
     asked = not {"out_indices", "pyramid"}.isdisjoint(adapter_options)
     expected = original.levels
@@ -172,7 +172,7 @@ def _drop_layer_decay(cfg: Any, original: Original) -> list[str]:
         return []
     name = wrapper.pop("constructor")
     for setting in ("num_layers", "layer_decay_rate", "decay_rate", "decay_type"):
-        wrapper.get("paramwise_cfg", {}).pop(setting, None)
+        (wrapper.get("paramwise_cfg") or {}).pop(setting, None)
     return [
         f"optim_wrapper.constructor: {name} left out, since it knows the layers of {original.name} and its like only"
     ]

@@ -45,21 +45,24 @@ class Original:
         levels: channels and strides of its maps in training, in order.
         single_in_eval: the map that it gives alone, as a tensor, in eval mode; None if it gives all.
         class_tokens: each map comes with its class token, as a pair.
+        in_channels: channels of the image that it takes.
     """
 
     name: str
     levels: tuple[Level, ...]
     single_in_eval: int | None = None
     class_tokens: bool = False
+    in_channels: int = 3
 
 
-def probe_original(config: Node, scope: str) -> Original:
+def probe_original(config: Node | list[Node], scope: str) -> Original:
     """Build a backbone from its config, without weights, and run it.
 
     Raises:
         ValueError: it cannot be built or run here, or gives something other than maps.
     """
-    name = type_name(config)
+    first_part = config[0] if isinstance(config, list) else config  # a list is built as a sequence
+    name = type_name(first_part)
     if name in IRREPLACEABLE:
         raise ValueError(f"the backbone of this config, {name}, cannot be swapped: {IRREPLACEABLE[name]}.")
     config = copy.deepcopy(config)
@@ -72,7 +75,8 @@ def probe_original(config: Node, scope: str) -> Original:
             f"the config's own backbone, {name}, cannot be built, so what its neck and heads expect is not known: "
             f"{type(error).__name__}: {error}"
         ) from error
-    shape, outputs, in_eval = _run(backbone, name, config.get("in_channels", 3))
+    in_channels = first_part.get("in_channels", 3)
+    shape, outputs, in_eval = _run(backbone, name, in_channels)
     maps = [outputs] if isinstance(outputs, Tensor) else list(outputs)
     class_tokens = all(_is_pair(item) for item in maps)
     if class_tokens:
@@ -86,7 +90,7 @@ def probe_original(config: Node, scope: str) -> Original:
     if isinstance(in_eval, Tensor) and len(maps) > 1:
         same = [index for index, item in enumerate(maps) if item.shape == in_eval.shape]
         single = same[-1] if same else len(maps) - 1
-    return Original(name, levels, single, class_tokens)
+    return Original(name, levels, single, class_tokens, in_channels)
 
 
 def _run(backbone: nn.Module, name: str, in_channels: int) -> tuple[tuple[int, ...], Any, Any]:

@@ -11,6 +11,9 @@ from adapters.fitting.config_tree import Node, type_name
 #: Necks whose channels are tied to other numbers in their code or config.
 FIXED_NECKS = {"SSDNeck": "its first outputs are its inputs, and the head is built for them"}
 
+#: Necks of ours that are told the strides of their levels, and the setting.
+STRIDE_KEYS = {"LevelBridge": "in_strides", "SimpleFeaturePyramid": "in_stride", "TapPyramid": "in_stride"}
+
 #: Heads whose channels are tied to other numbers, and which read every map.
 FIXED_HEADS = {
     "DDRHead": "its two branches take its channels and half of them",
@@ -127,13 +130,15 @@ def _neck_readers(neck: Node, place: str, count: int) -> list[Reader]:
     if channels is None:
         return []
     if isinstance(channels, int):
-        return [Reader(place, neck, "in_channels", every if name == "TapPyramid" else (count - 1,))]
+        every = every if name == "TapPyramid" else every[-1:]
+        return [Reader(place, neck, "in_channels", every, stride_key=STRIDE_KEYS.get(name))]
     if name in LAST_LEVELS_ONLY:
         every = every[-len(channels) :]
     if name in DEEPEST_FIRST:
         every = every[::-1]
     unread = neck.get("start_level", START_LEVEL_DEFAULTS.get(name, 0)) if name in START_LEVEL_NECKS else 0
-    return [Reader(place, neck, "in_channels", every, unread=unread, fixed=FIXED_NECKS.get(name))]
+    fixed, stride_key = FIXED_NECKS.get(name), STRIDE_KEYS.get(name)
+    return [Reader(place, neck, "in_channels", every, stride_key=stride_key, unread=unread, fixed=fixed)]
 
 
 def _passed_through(neck: Node, count: int) -> list[int | None]:

@@ -3,9 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mmengine.registry import MODELS
+
 from adapters.fitting.config_tree import Node, type_name
 from adapters.fitting.readers import Reader, list_necks
 from adapters.levels import Level
+from adapters.pyramid import PYRAMIDS
 
 #: Necks that make a pyramid of maps of one stride, and the setting that holds the factors.
 RESCALING_NECKS = {"Feature2Pyramid": ("rescales", (4, 2, 1, 0.5)), "MultiLevelNeck": ("scales", (0.5, 1, 2, 4))}
@@ -19,9 +22,12 @@ def bypass_rescaling_neck(owner: Node, place: str, expected: Sequence[Level]) ->
     """
     necks = list_necks(owner, place)
     name = type_name(necks[0][1]) if necks else ""
-    if name not in RESCALING_NECKS or len({level.stride for level in expected}) != 1:
+    if name not in (*RESCALING_NECKS, *PYRAMIDS) or len({level.stride for level in expected}) != 1:
         return tuple(expected), []
     where, neck = necks[0]
+    if name in PYRAMIDS:
+        owner["neck"] = [part for _, part in necks[1:]] or None
+        return MODELS.build(neck).levels, [f"{where}: {name} left out, since the levels have strides already"]
     key, default = RESCALING_NECKS[name]
     factors = neck.get(key, default)
     levels = tuple(
@@ -63,7 +69,8 @@ def write_levels(readers: Sequence[Reader], levels: Mapping[int, Level]) -> list
             _write(reader, reader.index_key, indices[0] if isinstance(old, int) else _like(old, indices), lines)
         if reader.stride_key:
             strides = [levels[position].stride for position in kept]
-            _write(reader, reader.stride_key, _like(node[reader.stride_key], strides), lines)
+            scalar = reader.stride_key == "in_stride"
+            _write(reader, reader.stride_key, strides[0] if scalar else _like(node[reader.stride_key], strides), lines)
     return lines
 
 
