@@ -32,10 +32,10 @@ def trunk_parts(trunk: Any) -> list[list[str]]:
 
 
 def freeze(module: nn.Module, names: Sequence[str]) -> list[str]:
-    """Take the named parameters out of training, and put the modules that hold nothing else into eval mode.
+    """Take the named parameters out of training.
 
     Returns:
-        The names of these modules, which must go back into eval mode whenever ``train()`` is called.
+        The names of the modules that hold nothing else: those that ``train()`` must leave in eval mode.
     """
     frozen = set(names)
     for name, parameter in module.named_parameters():
@@ -46,7 +46,6 @@ def freeze(module: nn.Module, names: Sequence[str]) -> list[str]:
         held = [f"{prefix}.{name}" for name, _ in child.named_parameters()] if prefix else []
         if (held and frozen.issuperset(held)) or _embedding(prefix) in still:
             still.append(prefix)
-            child.eval()
     return still
 
 

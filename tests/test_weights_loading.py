@@ -237,6 +237,18 @@ def test_grids_that_are_not_square_are_resampled_from_their_size(
     torch.testing.assert_close(adapter.trunk.pos_embed, expected)
 
 
+def test_models_that_timm_resamples_otherwise(tmp_path: Path) -> None:
+    """timm's builder of the FlexiViTs binds its filter to bilinear interpolation."""
+    model = timm_model("flexivit_small", TOKENS, img_size=160)
+    path = save(model.state_dict(), tmp_path / "a.pth")
+    adapter = adapters.create_adapter("flexivit_small", weights=path, trunk=TOKENS)
+    overlay = {"file": path, "hf_hub_id": None, "url": None}
+    reference = timm.create_model("flexivit_small", pretrained=True, pretrained_cfg_overlay=overlay, **TOKENS)
+    assert_holds(adapter, reference.state_dict())
+    bicubic = resample_abs_pos_embed(model.pos_embed, (15, 15), num_prefix_tokens=0)
+    assert not torch.allclose(adapter.trunk.pos_embed, bicubic, atol=1e-3)
+
+
 def test_a_grid_that_nobody_names_is_refused(tmp_path: Path) -> None:
     path = save(vit(img_size=(96, 160)).state_dict(), tmp_path / "a.pth")
     with pytest.raises(ValueError, match=r"\(1, 61, 48\) in the checkpoint.*no square grid.*img_size=\(H, W\)"):
