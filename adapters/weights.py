@@ -62,7 +62,11 @@ def load(adapter: BackboneAdapter, source: Source | None) -> Report | None:
             another shape or not finite, the classifier and the layers that the adapter has no use for aside.
     """
     if source is None:
-        log(f"{adapter.model_name}: the backbone starts from random weights (weights=None).", logging.WARNING)
+        log(
+            f"{adapter.model_name}: the backbone starts from random weights (weights=None), unless a checkpoint that is "
+            "resumed or loaded next replaces them.",
+            logging.WARNING,
+        )
         return None
     best: tuple[Match, Reading] | None = None
     for reading in readings(adapter, source):
