@@ -63,8 +63,8 @@ def load(adapter: BackboneAdapter, source: Source | None) -> Report | None:
     """
     if source is None:
         log(
-            f"{adapter.model_name}: the backbone starts from random weights (weights=None), unless a checkpoint that is "
-            "resumed or loaded next replaces them.",
+            f"{adapter.model_name}: the backbone starts from random weights (weights=None), unless a checkpoint that "
+            "is resumed or loaded next replaces them.",
             logging.WARNING,
         )
         return None
