@@ -149,7 +149,7 @@ def test_a_prefix_chooses(tmp_path: Path, run) -> None:
     other = twins(PCPVT, seed=8).state_dict()
     student = twins(PCPVT, seed=9).state_dict()
     save({**below(other, "teacher."), **below(student, "student.")}, tmp_path / "a.pth")
-    with pytest.raises(SystemExit, match=r"2 backbones that fit equally well, below 'teacher\.', 'student\.'"):
+    with pytest.raises(ValueError, match=r"2 backbones that fit equally well, below 'teacher\.', 'student\.'"):
         run(tmp_path / "a.pth", tmp_path / "b.pth", "--to", "adapters")
     run(tmp_path / "a.pth", tmp_path / "b.pth", "--to", "adapters", "--prefix", "student")
     assert_same(tensors(tmp_path / "b.pth"), below(student, "trunk."))

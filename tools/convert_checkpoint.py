@@ -1,3 +1,4 @@
+#!/usr/bin/env python
 """Convert a backbone's checkpoint between timm's, the original Twins code's, mmseg's, mmpretrain's and our key names.
 
     python tools/convert_checkpoint.py twins_svt_small.pth svt_mmseg.pth --to mmseg
@@ -7,17 +8,15 @@ The source may be anything that ``weights=...`` takes, a whole detector or segme
 
 import argparse
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from adapters.checkpoints.report import table
 from adapters.checkpoints.sources import contents
+from adapters.cli import one_line_errors
 from adapters.convert import FORMATS
 from adapters.convert.checkpoint import Conversion, convert
 from adapters.convert.formats import LEFT_OUT
@@ -40,24 +39,24 @@ def save(conversion: Conversion, path: Path) -> None:
     state: dict[str, Any] = {key: tensor.detach().clone().contiguous() for key, tensor in conversion.state.items()}
     partial = path.with_name(f"{path.name}.part")
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix == ".safetensors":
-        save_file(state, str(partial))
-    elif conversion.left_out:
-        kept = {key: tensor.detach().clone() for key, tensor in conversion.left_out.items()}
-        torch.save({"state_dict": state, LEFT_OUT: kept}, partial)
-    else:
-        torch.save(state, partial)
-    os.replace(partial, path)
+    try:
+        if path.suffix == ".safetensors":
+            save_file(state, str(partial))
+        elif conversion.left_out:
+            kept = {key: tensor.detach().clone() for key, tensor in conversion.left_out.items()}
+            torch.save({"state_dict": state, LEFT_OUT: kept}, partial)
+        else:
+            torch.save(state, partial)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def main() -> None:
     """Read, convert, write, report."""
     arguments = parse_arguments()
-    try:
-        conversion = convert(contents(arguments.source), arguments.to, arguments.prefix, arguments.source)
-        save(conversion, arguments.target)
-    except ValueError as error:
-        sys.exit(f"error: {error}")
+    conversion = convert(contents(arguments.source), arguments.to, arguments.prefix, arguments.source)
+    save(conversion, arguments.target)
     print(table([("from", "to", "shape"), *conversion.rows], limit=len(conversion.rows) + 1))
     below = f" below {conversion.prefix!r}" if conversion.prefix else ""
     print(f"{arguments.source}: {conversion.source.title} names{below}")
@@ -70,4 +69,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors():
+        main()
