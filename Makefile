@@ -6,6 +6,9 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip install -c $(ROOT)/requirements/constraints.txt
 READY := $(VENV)/ready
 
+# Threads that wait without spinning: on few cores, any other process makes spinning ones ten times slower.
+export OMP_WAIT_POLICY ?= PASSIVE
+
 .PHONY: help setup demo seg-demo bench test lint format clean
 .DEFAULT_GOAL := help
 
