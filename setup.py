@@ -27,7 +27,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["adapters", "adapters.*"]),
-    install_requires=["torch>=2.4", "timm>=1.0.31", "safetensors", "typing_extensions"],
+    install_requires=["torch>=2.5", "timm>=1.0.31", "safetensors", "filelock", "tqdm", "typing_extensions"],
     extras_require={
         "openmmlab": MAINTAINED,
         "openmmlab-upstream": UPSTREAM,
