@@ -18,7 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from adapters.fitting.config_tree import Node, drop_pretrained, type_name
 from adapters.levels import Level
 
-#: Sides of the images to try, pixels: some backbones run at the size they were configured for only.
+#: Sides of the images to try, pixels, after the size that the backbone is configured for: some run at that one only.
 SIDES = (128, 224, 512, 640)
 
 RECURSIVE = (
@@ -76,7 +76,9 @@ def probe_original(config: Node | list[Node], scope: str) -> Original:
             f"{type(error).__name__}: {error}"
         ) from error
     in_channels = first_part.get("in_channels", 3)
-    shape, outputs, in_eval = _run(backbone, name, in_channels)
+    own_size = first_part.get("img_size") or ()
+    sides = (*([own_size] if isinstance(own_size, int) else own_size[:1]), *SIDES)
+    shape, outputs, in_eval = _run(backbone, name, in_channels, sides)
     maps = [outputs] if isinstance(outputs, Tensor) else list(outputs)
     class_tokens = all(_is_pair(item) for item in maps)
     if class_tokens:
@@ -93,14 +95,14 @@ def probe_original(config: Node | list[Node], scope: str) -> Original:
     return Original(name, levels, single, class_tokens, in_channels)
 
 
-def _run(backbone: nn.Module, name: str, in_channels: int) -> tuple[tuple[int, ...], Any, Any]:
+def _run(backbone: nn.Module, name: str, in_channels: int, sides: Sequence[int]) -> tuple[tuple[int, ...], Any, Any]:
     """The shape of an image that the backbone takes, and what it gives for it in training and in eval mode.
 
     Raises:
         ValueError: it does not run at any of the sizes.
     """
     first: Exception | None = None
-    for side in SIDES:
+    for side in sides:
         shape = (2, in_channels, side, side)
         for mode in (FakeTensorMode(allow_non_fake_inputs=True), nullcontext()):  # mmcv's operators need real tensors
             try:
@@ -113,7 +115,7 @@ def _run(backbone: nn.Module, name: str, in_channels: int) -> tuple[tuple[int, .
             except Exception as reason:
                 first = first or reason
     raise ValueError(
-        f"the config's own backbone, {name}, does not run on images of {', '.join(map(str, SIDES))} pixels, so what "
+        f"the config's own backbone, {name}, does not run on images of {', '.join(map(str, sides))} pixels, so what "
         f"its neck and heads expect is not known: {first}"
     )
 
