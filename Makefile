@@ -39,8 +39,8 @@ seg-demo: setup  ## the same for a segmentor, pictures in work_dirs/seg-demo
 bench: setup  ## time and memory beside timm and mmseg (an hour on 2 cores), table in work_dirs/benchmark
 	cd $(ROOT) && $(BIN)/python tools/benchmark.py
 
-test: setup  ## all tests
-	cd $(ROOT) && $(BIN)/python -m pytest
+test: setup  ## all tests, two at a time
+	cd $(ROOT) && $(BIN)/python -m pytest -n 2
 
 lint: setup  ## ruff and mypy
 	cd $(ROOT) && $(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

@@ -16,7 +16,7 @@ MAINTAINED = [
 ]
 UPSTREAM = ["mmengine", "mmcv", "mmdet", "mmsegmentation", "torch<2.6"]
 DATA = ["scikit-image", "matplotlib", "pycocotools", "tqdm", "rich"]
-TEST = ["pytest", "ruff", "mypy"]
+TEST = ["pytest", "pytest-xdist", "ruff", "mypy"]
 
 setup(
     name="dense-adapters",

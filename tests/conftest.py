@@ -1,5 +1,6 @@
-"""Two threads, as the machines that test have two cores; and the tests' own modules importable by name."""
+"""One thread each where two processes test, as `make test` does; and the tests' own modules importable by name."""
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,11 @@ import torch
 from timm.layers import weight_init
 
 sys.path.insert(0, str(Path(__file__).parent))
-torch.set_num_threads(2)
+if "PYTEST_XDIST_WORKER" in os.environ:
+    torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"  # for the commands that tests start
+else:
+    torch.set_num_threads(2)
 
 
 @pytest.fixture(autouse=True, scope="session")
