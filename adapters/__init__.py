@@ -3,6 +3,8 @@
 Importing the package registers every adapter and pyramid on mmengine's root registries.
 """
 
+from typing import TYPE_CHECKING, Any
+
 from adapters.base import BackboneAdapter
 from adapters.bridge import LevelBridge
 from adapters.factory import TimmAdapter, create_adapter
@@ -16,13 +18,18 @@ from adapters.pyramid import SimpleFeaturePyramid, TapPyramid
 from adapters.registry import MODELS
 
 if MODELS is not None:
-    import adapters.amp  # noqa: F401, registers itself
+    import adapters.amp
+    import adapters.layer_decay  # noqa: F401, both register themselves
+
+if TYPE_CHECKING:
+    from adapters.extraction import ExtractionOptions, extract
 
 __version__ = "0.1.0"
 
 __all__ = [
     "BackboneAdapter",
     "ConViTAdapter",
+    "ExtractionOptions",
     "GenericAdapter",
     "Level",
     "LevelBridge",
@@ -33,4 +40,14 @@ __all__ = [
     "TwinsAdapter",
     "VisionTransformerAdapter",
     "create_adapter",
+    "extract",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what reads images only when it is asked for."""
+    if name in ("ExtractionOptions", "extract"):
+        from adapters import extraction
+
+        return getattr(extraction, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
