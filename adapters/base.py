@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from adapters import freezing, weights
 from adapters.checkpoints import norm_eps
+from adapters.fused_linear import fuse_linears
 from adapters.levels import Level, resolve_indices
 from adapters.padding import crop_to_stride, pad_to_multiple
 from adapters.pyramid import build_pyramid, count_wanted_maps
@@ -99,6 +100,7 @@ class BackboneAdapter(nn.Module):
         self.stage_levels = self.read_stage_levels()
         self.out_indices = self._resolve_out_indices(out_indices, pyramid)
         self.adapt_trunk()
+        fuse_linears(self.trunk)
         #: Keys of timm's full model that this one has no use for; a checkpoint may hold them.
         self.pruned_keys = full_keys - frozenset(self.trunk.state_dict())
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from adapters.base import BackboneAdapter
 from adapters.families.grafting import graft
+from adapters.families.reuse import Reuse
 from adapters.families.windows import Axis, Windows
 from adapters.registry import register_model
 
@@ -19,6 +20,9 @@ SHIFT_MASK = -100.0
 
 class WindowAttention(WindowMultiHeadAttention):
     """Scaled cosine attention with a log-spaced position bias, for windows of any extent."""
+
+    #: Position biases by the window's extent.
+    biases: Reuse
 
     def attend(self, tokens: Tensor, windows: Windows, extent: tuple[int, int]) -> Tensor:
         """``(windows, L, C)`` -> the same shape, before the output projection.
@@ -52,6 +56,21 @@ class WindowAttention(WindowMultiHeadAttention):
 
     def position_bias(self, extent: tuple[int, int]) -> Tensor:
         """``(heads, L, L)``, the bias of the meta network for windows of ``extent`` (``L`` is their product).
+
+        In eval mode it is evaluated again only once the network's parameters have changed.
+        """
+        if self.training:
+            return self._evaluate_bias(extent)
+        return self.biases.get(extent, list(self.meta_mlp.parameters()), lambda: self._evaluate_bias(extent))
+
+    def train(self, mode: bool = True) -> "WindowAttention":
+        """Switch mode, and evaluate the position bias anew."""
+        self.biases.clear()
+        super().train(mode)
+        return self
+
+    def _evaluate_bias(self, extent: tuple[int, int]) -> Tensor:
+        """The bias, from the parameters as they are.
 
         A pair's bias depends on its offset alone, so the network sees each of the ``(2h - 1)(2w - 1)`` distinct offsets
         once. With its dropout active, timm draws a mask for every pair, and so does this.
@@ -121,4 +140,4 @@ class SwinV2CrAdapter(BackboneAdapter):
             stage.grad_checkpointing = self.with_cp
             for block in stage.blocks:
                 graft(block, AnySizeBlock).full_window = window
-                graft(block.attn, WindowAttention)
+                graft(block.attn, WindowAttention).biases = Reuse()

@@ -1,0 +1,113 @@
+"""Linear layers through oneDNN: torch's numbers, and torch's own path wherever something else is asked for."""
+
+from unittest import mock
+
+import pytest
+import torch
+from timm.layers import Mlp
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+from zoo import ZOO, Spec, image, randomise
+
+from adapters import fused_linear
+from adapters.fused_linear import FusedLinear, FusedMlp, fuse_linears
+
+TRANSFORMERS = [spec for spec in ZOO if spec.name in ("twins_svt", "swinv2_cr", "vit_rope_reg", "convit", "swin")]
+
+
+def make(act_layer: type[nn.Module] = nn.GELU, bias: bool = True) -> tuple[nn.Module, nn.Module]:
+    """A model of an MLP and a layer, as timm builds it and fused."""
+    plain = randomise(nn.Sequential(Mlp(6, 10, 5, act_layer=act_layer, bias=bias), nn.Linear(5, 4, bias=bias))).eval()
+    fused = nn.Sequential(Mlp(6, 10, 5, act_layer=act_layer, bias=bias), nn.Linear(5, 4, bias=bias)).eval()
+    fused.load_state_dict(plain.state_dict())
+    fuse_linears(fused)
+    return plain, fused
+
+
+def fused_calls(module: nn.Module, x: Tensor) -> int:
+    """How many layers went through oneDNN."""
+    with mock.patch.object(fused_linear, "fused_linear", wraps=fused_linear.fused_linear) as run:
+        module(x)
+    return run.call_count
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("act_layer", [nn.GELU, lambda: nn.GELU(approximate="tanh"), nn.ReLU], ids=str)
+@pytest.mark.parametrize("shape", [(6,), (7, 6), (2, 3, 4, 6)], ids=str)
+def test_numbers_are_torchs(shape: tuple[int, ...], act_layer: type[nn.Module], bias: bool) -> None:
+    plain, fused = make(act_layer, bias)
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(fused(x), plain(x), rtol=1e-5, atol=1e-6)
+    assert fused_calls(fused, x) == 3
+    across = torch.randn(6, 8, generator=torch.Generator().manual_seed(0)).t()
+    torch.testing.assert_close(fused(across), plain(across), rtol=1e-5, atol=1e-6)
+    assert fused(torch.zeros(0, 6)).shape == (0, 4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("spec", TRANSFORMERS, ids=str)
+def test_adapters_use_it_in_passes_without_gradients(spec: Spec) -> None:
+    adapter = spec.build()
+    assert fused_calls(adapter, image(64, 64)) > 8
+    with torch.enable_grad():
+        assert fused_calls(adapter, image(64, 64)) == 0
+
+
+@torch.no_grad()
+def test_what_is_put_on_a_layer_is_not_passed_by() -> None:
+    plain, fused = make()
+    x = torch.randn(2, 6)
+    fused[0].fc1.register_forward_hook(lambda _module, _inputs, output: output * 2)
+    plain[0].fc1.register_forward_hook(lambda _module, _inputs, output: output * 2)
+    torch.testing.assert_close(fused(x), plain(x))
+
+    class LowRank(nn.Linear):
+        """What adapters of another package put in a layer's place."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) + 1
+
+    plain, fused = make()
+    for model in (plain, fused):
+        replacement = LowRank(10, 5)
+        replacement.load_state_dict(model[0].fc2.state_dict())
+        model[0].fc2 = replacement
+    torch.testing.assert_close(fused(x), plain(x))
+
+
+def test_other_passes_are_torchs() -> None:
+    plain, fused = make()
+    x = torch.randn(2, 6)
+    assert fused_calls(fused, x) == 0  # gradients are on
+    with torch.no_grad():
+        assert fused_calls(fused.double(), x.double()) == 0
+        fused.float()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert fused_calls(fused, x) == 0
+            assert fused(x).dtype == torch.bfloat16
+        with FlopCounterMode(display=False) as counter:
+            fused(x)
+        assert counter.get_total_flops() == 2 * 2 * (6 * 10 + 10 * 5 + 5 * 4)
+        torch.testing.assert_close(torch.compile(fused, backend="eager")(x), plain(x))
+
+
+@torch.no_grad()
+def test_dropout_of_a_training_mode_stays() -> None:
+    mlp = Mlp(6, 10, 6, drop=0.5)
+    fuse_linears(mlp)
+    x = torch.randn(64, 6)
+    assert type(mlp) is FusedMlp
+    assert type(mlp.fc1) is FusedLinear
+    assert not torch.equal(mlp.train()(x), mlp(x))
+    assert torch.equal(mlp.eval()(x), mlp(x))
+
+
+def test_layers_of_their_own_kind_are_left_alone() -> None:
+    class Gated(nn.Linear):
+        pass
+
+    model = nn.ModuleDict({"gated": Gated(2, 2), "attention": nn.MultiheadAttention(4, 2)})
+    kinds = [type(module) for module in model.modules()]
+    fuse_linears(model)
+    assert [type(module) for module in model.modules()] == kinds
