@@ -17,13 +17,14 @@ help:  ## list the targets
 
 setup: $(READY)  ## make .venv and install everything, mmcv compiled (minutes, once)
 
-# In stages: mmcv's build imports torch, so torch comes before it, and without build isolation.
+# In stages: mmcv's build imports torch, so torch comes before it, and without build isolation. Debug information, which
+# Python's own flags ask for, would more than double the time that compiling it takes.
 $(READY): $(ROOT)/requirements/constraints.txt $(ROOT)/setup.py
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) "setuptools>=80,<81" wheel packaging ninja
 	$(PIP) torch torchvision timm
 	@echo "Installing OpenMMLab; compiling mmcv takes 9 to 10 minutes on 2 cores the first time, pip keeps the wheel."
-	$(PIP) --no-build-isolation onedl-mmengine onedl-mmcv onedl-mmdetection onedl-mmsegmentation
+	CFLAGS=-g0 $(PIP) --no-build-isolation onedl-mmengine onedl-mmcv onedl-mmdetection onedl-mmsegmentation
 	# opencv-python needs libGL, which a bare machine lacks; the headless build of the same version does not.
 	$(BIN)/pip uninstall --yes opencv-python opencv-python-headless
 	$(PIP) --no-deps opencv-python-headless
