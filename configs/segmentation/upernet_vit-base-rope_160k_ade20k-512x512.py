@@ -1,0 +1,20 @@
+# UPerNet on the RoPE ViT-Base, 160k: four blocks' maps become strides 4, 8, 16 and 32.
+_base_ = [
+    "../_base_/models/upernet_ade20k.py",
+    "../_base_/datasets/ade20k.py",
+    "../_base_/schedules/adamw_160k_layer_decay.py",
+    "../_base_/runtime/ade20k.py",
+]
+
+model = dict(
+    data_preprocessor=dict(mean=[127.5, 127.5, 127.5], std=[127.5, 127.5, 127.5]),
+    backbone=dict(
+        model_name="vit_base_patch16_rope_reg1_gap_256",
+        out_indices=(2, 5, 8, 11),
+        pyramid=dict(type="TapPyramid"),
+        drop_path_rate=0.1,
+        weights="timm",
+    ),
+    decode_head=dict(in_channels=[768, 768, 768, 768]),
+    auxiliary_head=dict(in_channels=768),
+)
