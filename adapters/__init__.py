@@ -13,6 +13,7 @@ from adapters.families.generic import GenericAdapter
 from adapters.families.swinv2_cr import SwinV2CrAdapter
 from adapters.families.twins import TwinsAdapter
 from adapters.families.vision_transformer import VisionTransformerAdapter
+from adapters.level_norm import LevelBatchNorm
 from adapters.levels import Level
 from adapters.pyramid import SimpleFeaturePyramid, TapPyramid
 from adapters.registry import MODELS
@@ -32,6 +33,7 @@ __all__ = [
     "ExtractionOptions",
     "GenericAdapter",
     "Level",
+    "LevelBatchNorm",
     "LevelBridge",
     "SimpleFeaturePyramid",
     "SwinV2CrAdapter",

@@ -18,6 +18,7 @@ from mmengine.device import get_device
 from mmengine.registry import RUNNERS, init_default_scope
 from mmengine.runner import Runner, find_latest_checkpoint
 
+from adapters.config_files import find_config
 from adapters.devices import choose_precision, distribute_on_cpu
 from adapters.fitting import check_fit, drop_pretrained, fit_backbone
 from adapters.registry import OPENMMLAB_REMEDY
@@ -81,7 +82,7 @@ def run_testing(arguments: Sequence[str] | None = None) -> dict[str, float]:
 def make_parser(description: str) -> argparse.ArgumentParser:
     """The arguments that training and testing share."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("config", help="path of the config")
+    parser.add_argument("config", help="path of the config, or mmdet::NAME or mmseg::NAME for one that ships with them")
     parser.add_argument("--work-dir", help="folder for logs and checkpoints; default: work_dirs/NAME OF THE CONFIG")
     parser.add_argument(
         "--backbone",
@@ -113,9 +114,8 @@ def load_config(args: argparse.Namespace) -> tuple[Config, list[str]]:
         ValueError: the config does not exist or is of another package, or the backbone cannot be swapped.
         ModuleNotFoundError: mmdet or mmseg is not installed.
     """
-    if not Path(args.config).is_file():
-        raise ValueError(f"there is no config {args.config!r} (from {Path.cwd()}).")
-    cfg = Config.fromfile(args.config)
+    path = find_config(args.config)
+    cfg = Config.fromfile(path)
     notes: list[str] = []
     if args.backbone:
         cfg.merge_from_dict({key: value for key, value in args.cfg_options.items() if ".backbone." not in key})
@@ -125,9 +125,7 @@ def load_config(args: argparse.Namespace) -> tuple[Config, list[str]]:
     if args.backbone:
         notes += fit_backbone(cfg, args.backbone)
         cfg.merge_from_dict(args.cfg_options)
-    cfg.work_dir = str(
-        Path(args.work_dir or cfg.get("work_dir") or Path("work_dirs", Path(args.config).stem)).resolve()
-    )
+    cfg.work_dir = str(Path(args.work_dir or cfg.get("work_dir") or Path("work_dirs", path.stem)).resolve())
     os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
     cfg.launcher = args.launcher
     if cfg.launcher != "none" and get_device() == "cpu":

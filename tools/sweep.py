@@ -27,13 +27,13 @@ from mmengine.registry import MODELS, init_default_scope
 from mmseg.utils import register_all_modules as register_mmseg
 from rich.console import Console
 from rich.table import Table
-from sweep_batches import make_batch
 from torch import nn
 from tqdm import tqdm
 
 from adapters import BackboneAdapter, LevelBridge
 from adapters.fitting import drop_pretrained, fit_backbone
 from adapters.fitting.config_tree import type_name
+from adapters.synthetic import make_batch
 
 OWN = "own backbone"
 OK = "ok"

@@ -1,7 +1,7 @@
 """Synthetic batches for every kind of model that ships with mmdet and mmseg.
 
 A batch is what a data loader gives to ``model.data_preprocessor``: a dict of ``inputs`` and ``data_samples``.
-Everything is seeded and tiny, because the sweep asks whether a model runs, never how well.
+Everything is seeded and tiny, because sweeps and tests ask whether a model runs, never how well.
 """
 
 from collections.abc import Callable, Mapping
