@@ -58,10 +58,11 @@ class Group:
 class TimmLayerDecayConstructor(DefaultOptimWrapperConstructor):
     """Builds the optimiser of a detector or segmentor with learning rates that decay through its timm backbone.
 
-    The layers are those of timm's ``group_matcher``, and parameters that timm's ``no_weight_decay`` names get none; both
-    are asked of the adapter's trunk, wherever in the model it stands. The rest is mmengine's default constructor: its
-    keys of ``paramwise_cfg`` work as they do there, a ``lr_mult`` multiplies the layer's scale, and a ``decay_mult`` of
-    ``custom_keys`` comes before ``no_weight_decay``. A parameter that several modules share counts once.
+    The layers are those of timm's ``group_matcher``, and parameters that timm's ``no_weight_decay`` names get none;
+    both are asked of the adapter's trunk, wherever in the model it stands. The rest is mmengine's default constructor:
+    its keys of ``paramwise_cfg`` work as they do there, a ``lr_mult`` multiplies the layer's scale, and a
+    ``decay_mult`` of ``custom_keys`` comes before ``no_weight_decay``. A parameter that several modules share counts
+    once.
 
     ::
 

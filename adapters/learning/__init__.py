@@ -1,0 +1,1 @@
+"""Whether every family trains, beside the native classes of mmseg and mmdet: ``tools/learning_check.py``."""

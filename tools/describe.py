@@ -1,0 +1,12 @@
+#!/usr/bin/env python
+"""Describe timm models and configs: `python tools/describe.py NAME|PATTERN|CONFIG ... [--size H W] [--markdown]`."""
+
+import sys
+
+from adapters.cli import one_line_errors
+
+if __name__ == "__main__":
+    with one_line_errors():
+        from adapters.describing.command import describe
+
+        sys.exit(describe())
