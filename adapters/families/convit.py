@@ -112,6 +112,7 @@ class ConViTAdapter(BackboneAdapter):
             tokens = self.run_block(block, tokens)
             if index in self.out_indices:
                 patches = tokens[:, 1:] if index >= trunk.local_up_to_layer else tokens
-                patches = trunk.norm(patches)
+                if self.out_norm:
+                    patches = trunk.norm(patches)
                 maps.append(patches.transpose(1, 2).unflatten(2, grid))
         return maps

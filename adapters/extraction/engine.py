@@ -1,0 +1,105 @@
+"""The local engine: worker processes load, this process computes, a thread of it writes."""
+
+import queue
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import torch
+from typing_extensions import Self
+
+from adapters.extraction.loading import Batches, LoadedBatch, load_batches
+from adapters.extraction.model import BatchFeatures, Extractor
+from adapters.extraction.planning import Batch
+
+#: Batches that wait to be written; with more, a slow disk would fill the memory.
+WAITING = 2
+
+Computed = tuple[Batch, LoadedBatch, BatchFeatures | str]
+
+
+def compute(extractor: Extractor, loaded: LoadedBatch) -> BatchFeatures | str:
+    """Features of a batch, or why there are none: the memory does not suffice for it."""
+    if all(problem is not None for problem in loaded.problems):
+        return "no image of the batch could be read"
+    try:
+        return extractor(loaded.pixels)
+    except torch.OutOfMemoryError:
+        pass
+    except RuntimeError as error:
+        # What torch raises where the CPU's memory is at its end.
+        if "can't allocate memory" not in str(error) and "not enough memory" not in str(error):
+            raise
+    size = " x ".join(map(str, loaded.pixels.shape))
+    return f"{OUT_OF_MEMORY} for a batch of {size}: extract with a smaller batch_size or size"
+
+
+#: Begins the reason of a failure that is not the image's: the next start tries again.
+OUT_OF_MEMORY = "out of memory"
+
+
+def run_locally(
+    extractor: Extractor, batches: Sequence[Batch], workers: int, lock: Path | None = None
+) -> Iterator[Computed]:
+    """Compute batches in their order, reading ahead.
+
+    Args:
+        extractor: prepared.
+        batches: what to compute.
+        workers: processes that load.
+        lock: see :func:`~adapters.extraction.loading.load_batches`.
+    """
+    if not batches:
+        return
+    source = Batches(batches, extractor.preprocessing, extractor.options.max_decoded)
+    for loaded in load_batches(source, workers, lock):
+        yield batches[loaded.number], loaded, compute(extractor, loaded)
+
+
+class Writer:
+    """A thread that writes what it is given, in order, while the next batch is computed.
+
+    Args:
+        write: what to do with each item; its exceptions are raised by the next :meth:`put`, or at the end.
+    """
+
+    def __init__(self, write: Callable[[Computed], None]) -> None:
+        self._write = write
+        self._queue: queue.Queue[Computed | None] = queue.Queue(WAITING)
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
+
+    def put(self, item: Computed) -> None:
+        """Hand over an item; waits while too many are waiting.
+
+        Raises:
+            Exception: what writing an earlier item has raised.
+        """
+        self._queue.put(item)
+        self._raise()
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Wait until everything is written, also where the computation was interrupted."""
+        self._queue.put(None)
+        self._thread.join()
+        if kind is None:
+            self._raise()
+
+    def _raise(self) -> None:
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+
+    def _run(self) -> None:
+        failed = False
+        while (item := self._queue.get()) is not None:
+            if failed:
+                continue  # keep taking, so that nobody waits for a place in the queue
+            try:
+                self._write(item)
+            except BaseException as error:
+                self._error, failed = error, True

@@ -1,0 +1,95 @@
+"""From what a user names to a list of image files: folders, globs, lists of paths, COCO annotations."""
+
+import glob
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+#: Files that a folder is searched for. A file that is named itself may have any name.
+SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".jp2", ".j2k", ".gif", ".bmp", ".tga"),
+    *(".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm"),
+)
+
+
+def find_images(
+    sources: Sequence[str | os.PathLike[str]], image_root: Path | None = None, exclude: Path | None = None
+) -> list[Path]:
+    """The images that ``sources`` stand for, as absolute paths, each once, in the order in which they are named.
+
+    Args:
+        sources: images, folders (searched with all below them, in the order of their names), globs, text files with
+            a path per line (from the working directory, or from where the text file lies), COCO json files.
+        image_root: the folder from which a COCO json names its images; looked for beside the json by default.
+        exclude: a folder whose files do not count, such as that of the results.
+
+    Raises:
+        ValueError: a source does not exist, cannot be read, or holds no images.
+    """
+    found: dict[Path, None] = {}
+    for source in sources:
+        files = [Path(os.path.abspath(file)) for file in _expand(os.fspath(source), image_root)]
+        if exclude is not None:
+            outside = Path(os.path.abspath(exclude))
+            files = [file for file in files if outside not in file.parents]
+        if not files:
+            raise ValueError(f"{os.fspath(source)!r} holds no images: their names end in {' '.join(SUFFIXES)}.")
+        found.update(dict.fromkeys(files))
+    if not found:
+        raise ValueError("no input: name images, folders, globs, a text file of paths or a COCO json.")
+    return list(found)
+
+
+def _expand(source: str, image_root: Path | None) -> Iterable[Path]:
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return _in_folder(path)
+    if path.is_file():
+        if path.suffix.lower() == ".txt":
+            return list(_in_list(path))
+        if path.suffix.lower() == ".json":
+            return _in_coco(path, image_root)
+        return [path]
+    if glob.has_magic(source):
+        matches = [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
+        return [file for match in matches for file in (_in_folder(match) if match.is_dir() else [match])]
+    raise ValueError(f"there is no {source!r} (from {Path.cwd()}).")
+
+
+def _in_folder(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+
+
+def _in_list(path: Path) -> Iterator[Path]:
+    for line in path.read_text(encoding="utf-8", errors="surrogateescape").splitlines():
+        if name := line.strip():
+            here = Path(name).expanduser()
+            yield here if here.exists() else path.parent / here
+
+
+def _in_coco(path: Path, image_root: Path | None) -> list[Path]:
+    try:
+        names = [str(image["file_name"]) for image in json.loads(path.read_text(encoding="utf-8"))["images"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path} is no COCO json: 'images', a list whose items have a 'file_name', is what is read "
+            f"({type(error).__name__}: {error})."
+        ) from error
+    if not names:
+        return []
+    roots = [image_root] if image_root is not None else list(_likely_roots(path))
+    root = next((root for root in roots if (root / names[0]).is_file()), None)
+    if root is None:
+        looked = ", ".join(map(str, roots))
+        raise ValueError(f"{path} names {names[0]!r}, which is not in {looked}; give the folder with --image-root.")
+    return [root / name for name in names]
+
+
+def _likely_roots(path: Path) -> Iterator[Path]:
+    """Beside the json, above it, or the split's folder: one whose name is in the json's, as COCO has them."""
+    above = path.absolute().parent.parent
+    yield from (path.parent, above)
+    for folder in (above, above / "images"):
+        if folder.is_dir():
+            yield from sorted(sub for sub in folder.iterdir() if sub.is_dir() and sub.name in path.stem)

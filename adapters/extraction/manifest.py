@@ -1,0 +1,111 @@
+"""The manifest of a finished run: a Parquet table with a row per image, in the order of the input."""
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from adapters.extraction.records import OK, Record, feature_file_name, printable
+from adapters.extraction.writing import FEATURES, write_whole
+from adapters.levels import Level
+
+MANIFEST = "manifest.parquet"
+
+
+def require_pyarrow() -> Any:
+    """pyarrow, with what to install where it is missing.
+
+    Raises:
+        ModuleNotFoundError: it is not installed.
+    """
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "the manifest of an extraction needs pyarrow: install it with `pip install 'dense-adapters[extract]'`."
+        ) from error
+    return pyarrow
+
+
+def write_manifest(out: Path, paths: Sequence[Path], records: Mapping[int, Record], levels: Sequence[Level]) -> None:
+    """Write ``manifest.parquet``; the same records give the same bytes.
+
+    Args:
+        out: folder of the run.
+        paths: all images.
+        records: one for each, by index.
+        levels: of the maps; none where only vectors are kept.
+
+    Raises:
+        ValueError: the disk is full or cannot be written to.
+        ModuleNotFoundError: pyarrow is not installed.
+    """
+    arrow = require_pyarrow()
+    rows = [_row(path, records[index], levels) for index, path in enumerate(paths)]
+    table = arrow.Table.from_pylist(rows, schema=_schema(arrow))
+    buffer = io.BytesIO()
+    arrow.parquet.write_table(table, buffer)
+    write_whole(out / MANIFEST, buffer.getvalue())
+
+
+def read_manifest(out: Path) -> list[dict[str, Any]]:
+    """The rows of a run's manifest.
+
+    Raises:
+        ValueError: there is none.
+        ModuleNotFoundError: pyarrow is not installed.
+    """
+    arrow = require_pyarrow()
+    if not (out / MANIFEST).is_file():
+        raise ValueError(f"{out} holds no {MANIFEST}: let the extraction finish first.")
+    rows: list[dict[str, Any]] = arrow.parquet.read_table(out / MANIFEST).to_pylist()
+    return rows
+
+
+def _schema(arrow: Any) -> Any:
+    text, whole = arrow.string(), arrow.int32()
+    return arrow.schema(
+        [
+            ("path", text),
+            ("file", text),
+            ("status", text),
+            ("reason", text),
+            ("original_height", whole),
+            ("original_width", whole),
+            ("fed_height", whole),
+            ("fed_width", whole),
+            ("strides", arrow.list_(whole)),
+            ("channels", arrow.list_(whole)),
+            ("dtype", text),
+            ("checksum", text),
+            ("bytes", arrow.int64()),
+            ("top5_index", arrow.list_(whole)),
+            ("top5_class", arrow.list_(text)),
+            ("top5_probability", arrow.list_(arrow.float32())),
+        ]
+    )
+
+
+def _row(path: Path, record: Record, levels: Sequence[Level]) -> dict[str, Any]:
+    done = record.status == OK
+    original, fed = record.original or (None, None), record.fed or (None, None)
+    top5 = record.top5
+    return {
+        "path": printable(path),
+        "file": f"{FEATURES}/{feature_file_name(path)}" if done else None,
+        "status": record.status,
+        "reason": record.reason,
+        "original_height": original[0],
+        "original_width": original[1],
+        "fed_height": fed[0],
+        "fed_width": fed[1],
+        "strides": [level.stride for level in levels] if done else None,
+        "channels": [level.channels for level in levels] if done else None,
+        "dtype": record.dtype,
+        "checksum": record.checksum,
+        "bytes": record.bytes,
+        "top5_index": None if top5 is None else [item[0] for item in top5],
+        "top5_class": None if top5 is None else [item[1] for item in top5],
+        "top5_probability": None if top5 is None else [item[2] for item in top5],
+    }

@@ -1,0 +1,126 @@
+"""The model of an extraction, run on batches."""
+
+import hashlib
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import torch
+from timm.data import ImageNetInfo, infer_imagenet_subset
+from torch import Tensor
+
+from adapters.base import BackboneAdapter
+from adapters.extraction.options import ExtractionOptions
+from adapters.extraction.preprocessing import Preprocessing
+from adapters.levels import Level
+from adapters.padding import crop_to_stride
+
+TOP = 5
+
+
+@dataclass
+class BatchFeatures:
+    """What the model makes of a batch.
+
+    Attributes:
+        maps: one per level, ``(B, C, h, w)`` of the padded batch; none if the pyramid is not asked for.
+        vectors: ``embedding`` ``(B, D)``, ``top5_index`` and ``top5_probability`` ``(B, 5)``, as far as asked for.
+    """
+
+    maps: tuple[Tensor, ...]
+    vectors: dict[str, Tensor]
+
+    def to_cpu(self) -> "BatchFeatures":
+        """The same on the CPU."""
+        return BatchFeatures(tuple(m.cpu() for m in self.maps), {key: v.cpu() for key, v in self.vectors.items()})
+
+    def of_image(self, place: int, size: tuple[int, int], levels: Sequence[Level]) -> dict[str, Tensor]:
+        """One image's tensors: ``level0`` .. ``(C, ceil(H / s), ceil(W / s))``, and the vectors.
+
+        Args:
+            place: of the image in the batch.
+            size: height and width of the image as fed, before padding.
+            levels: of the maps.
+        """
+        tensors = {
+            f"level{index}": crop_to_stride(feature_map[place], size, level.stride, feature_map.dtype).clone()
+            for index, (feature_map, level) in enumerate(zip(self.maps, levels, strict=False))
+        }
+        return {**tensors, **{key: vector[place].clone() for key, vector in self.vectors.items()}}
+
+
+class Extractor:
+    """A model in eval mode with its preprocessing; called on batches.
+
+    Args:
+        adapter: the model; one of :func:`~adapters.extraction.head.create_with_head` for embedding or top-5.
+        preprocessing: of its images.
+        options: of the extraction.
+        name: of the model, for records.
+    """
+
+    def __init__(
+        self, adapter: BackboneAdapter, preprocessing: Preprocessing, options: ExtractionOptions, name: str
+    ) -> None:
+        if adapter.in_channels != 3:
+            raise ValueError(f"{name} takes {adapter.in_channels} channels; images are read as RGB: build it with 3.")
+        self.adapter = adapter.eval()
+        self.preprocessing = preprocessing
+        self.options = options
+        self.name = name
+        self.levels = adapter.levels if "pyramid" in options.outputs else ()
+        subset = infer_imagenet_subset(adapter.trunk) if "top5" in options.outputs else None
+        self.classes = ImageNetInfo(subset).label_descriptions() if subset is not None else None
+        self.device = torch.device(options.device)
+
+    @property
+    def pad_multiple(self) -> int:
+        """Images whose sides round up to the same multiples can share a batch without a change to their maps."""
+        return self.adapter.pad_multiple
+
+    def prepare(self) -> "Extractor":
+        """Move the model to its device and fix what else results depend on in this process."""
+        try:
+            self.adapter.to(self.device)
+        except (RuntimeError, AssertionError) as error:
+            raise ValueError(f"device={self.options.device!r} cannot be used here: {error}") from error
+        torch.set_num_threads(self.options.threads)
+        torch.backends.cudnn.benchmark = False
+        torch.backends.cudnn.deterministic = True
+        return self
+
+    @torch.inference_mode()
+    def __call__(self, pixels: Tensor) -> BatchFeatures:
+        """``(B, 3, H, W)``, ``H`` and ``W`` multiples of :attr:`pad_multiple`, to features on the model's device."""
+        pixels = pixels.to(self.device, non_blocking=True)
+        kept = torch.float32
+        if self.options.amp:
+            kept = torch.float16 if self.device.type == "cuda" else torch.bfloat16
+        autocast = torch.autocast(self.device.type, kept) if self.options.amp else nullcontext()
+        with autocast:
+            maps = self.adapter(pixels)
+            vectors = self._vectors()
+        return BatchFeatures(tuple(m.to(kept) for m in maps) if self.levels else (), vectors)
+
+    def _vectors(self) -> dict[str, Tensor]:
+        vectors: dict[str, Tensor] = {}
+        if not self.options.needs_head:
+            return vectors
+        trunk, final = self.adapter.trunk, self.adapter.final
+        assert isinstance(final, Tensor)
+        if "embedding" in self.options.outputs:
+            vectors["embedding"] = trunk.forward_head(final, pre_logits=True).float()
+        if "top5" in self.options.outputs:
+            logits = trunk.forward_head(final).float()
+            top = logits.softmax(dim=-1).topk(min(TOP, logits.shape[-1]), dim=-1)
+            vectors["top5_probability"], vectors["top5_index"] = top.values, top.indices
+        del self.adapter.final
+        return vectors
+
+    def fingerprint(self) -> str:
+        """SHA-256 of all weights: two models of one fingerprint compute the same."""
+        digest = hashlib.sha256()
+        for key, tensor in sorted(self.adapter.state_dict().items()):
+            digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        return digest.hexdigest()

@@ -1,0 +1,69 @@
+"""What an extraction's results depend on, beside the images and the model."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+OUTPUTS = ("pyramid", "embedding", "top5")
+MEGAPIXEL = 1_000_000
+NATIVE = "native"
+
+#: Pixels of a batch, so that large images come in smaller batches: 8 images of 1024 x 1024.
+BATCH_PIXELS = 8 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class ExtractionOptions:
+    """How images are fed and what is kept.
+
+    Attributes:
+        outputs: of ``'pyramid'``, ``'embedding'`` and ``'top5'``.
+        size: None feeds an image at its own size; ``(N,)`` scales its shorter side to N pixels; ``(H, W)`` scales it to
+            that size, whatever its aspect; ``'native'`` is the model's own evaluation: resize and central crop.
+        batch_size: images of a batch at most; fewer where they are large (``BATCH_PIXELS``).
+        max_pixels: megapixels of an image as it is fed; a larger one is not extracted.
+        max_decoded: megapixels of an image as it is stored; a larger one is not even decoded.
+        amp: autocast, to bfloat16 on the CPU and fp16 on a GPU; maps are kept in that dtype.
+        device: ``'cpu'``, ``'cuda'``, ``'cuda:1'``.
+        threads: of the CPU, for the forward pass of one worker; they can change the last bits of the result.
+
+    Raises:
+        ValueError: a value that is not allowed.
+    """
+
+    outputs: tuple[str, ...] = ("pyramid",)
+    size: tuple[int, ...] | str | None = None
+    batch_size: int = 8
+    max_pixels: float = 25.0
+    max_decoded: float = 200.0
+    amp: bool = False
+    device: str = "cpu"
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        unknown = [output for output in self.outputs if output not in OUTPUTS]
+        if unknown or not self.outputs or len(set(self.outputs)) < len(self.outputs):
+            raise ValueError(
+                f"outputs={','.join(self.outputs)!r} must be one or more of {', '.join(OUTPUTS)}, each once."
+            )
+        if self.size not in (None, NATIVE) and not _is_size(self.size):
+            raise ValueError(
+                f"size={self.size!r} must be one side (N,), which the shorter side is scaled to, a height and a width "
+                f"(H, W), {NATIVE!r} for the model's own resize and crop, or None for each image's own size."
+            )
+        for name in ("batch_size", "threads", "max_pixels", "max_decoded"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}={getattr(self, name)} must be more than 0.")
+
+    @property
+    def needs_head(self) -> bool:
+        """Whether the model's own last norm, pooling and classifier take part."""
+        return "embedding" in self.outputs or "top5" in self.outputs
+
+
+def _is_size(size: object) -> bool:
+    return (
+        isinstance(size, Sequence)
+        and not isinstance(size, str)
+        and len(size) in (1, 2)
+        and all(isinstance(side, int) and side > 0 for side in size)
+    )

@@ -1,0 +1,123 @@
+"""What is extracted and in which batches: decided from the full list of images before anything runs.
+
+The last bits of a result depend on the batch that an image was in, so the batches are a function of the images, their
+sizes and the options alone. A run that was stopped makes the same ones again, and so does any number of workers.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch.utils.data import DataLoader, Dataset
+
+from adapters.extraction.options import BATCH_PIXELS, MEGAPIXEL, ExtractionOptions
+from adapters.extraction.preprocessing import Preprocessing
+from adapters.extraction.reading import Size, UnreadableImageError, read_size
+
+#: What is known of an image from its header: its size, or why it cannot be read.
+Header = Size | str
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One image to feed.
+
+    Attributes:
+        index: in the list of all images.
+        path: of the file.
+        original: height and width of the image, upright.
+        fed: height and width as the model gets it, before padding.
+    """
+
+    index: int
+    path: Path
+    original: Size
+    fed: Size
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images that are fed together.
+
+    Attributes:
+        entries: the images.
+        size: height and width to which they are padded.
+    """
+
+    entries: tuple[Entry, ...]
+    size: Size
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All batches, in order, and the images that will not be fed, each with its size, where known, and the reason."""
+
+    batches: tuple[Batch, ...]
+    refused: dict[int, tuple[Size | None, str]]
+
+
+class _Headers(Dataset[Header]):
+    def __init__(self, paths: Sequence[Path], max_decoded: float) -> None:
+        self.paths = paths
+        self.max_decoded = max_decoded
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Header:
+        try:
+            return read_size(self.paths[index], self.max_decoded)
+        except UnreadableImageError as error:
+            return str(error)
+
+
+def read_headers(paths: Sequence[Path], max_decoded: float, workers: int) -> list[Header]:
+    """The size of every image, read by ``workers`` processes (few images are read by this one)."""
+    headers = _Headers(paths, max_decoded)
+    if len(paths) < 1000:
+        workers = 0
+    loader: DataLoader[Header] = DataLoader(headers, batch_size=64, num_workers=workers, collate_fn=list)
+    return [header for group in loader for header in group]
+
+
+def make_plan(
+    paths: Sequence[Path],
+    headers: Sequence[Header],
+    preprocessing: Preprocessing,
+    pad_multiple: int,
+    options: ExtractionOptions,
+) -> Plan:
+    """Group images whose padded sizes are equal, in the order in which they come.
+
+    An adapter pads to a multiple of its stride anyway, so that sharing a batch changes nothing in an image's maps but
+    rounding.
+
+    Args:
+        paths: all images.
+        headers: what :func:`read_headers` gave for them.
+        preprocessing: decides the size at which each is fed.
+        pad_multiple: of the model.
+        options: limits of batches and images.
+    """
+    refused: dict[int, tuple[Size | None, str]] = {}
+    open_batches: dict[Size, list[Entry]] = {}
+    batches: list[Batch] = []
+    for index, (path, header) in enumerate(zip(paths, headers, strict=True)):
+        if isinstance(header, str):
+            refused[index] = (None, header)
+            continue
+        height, width = fed = preprocessing.fed_size(header)
+        if min(fed) < 1 or height * width > options.max_pixels * MEGAPIXEL:
+            reason = (
+                f"{height * width / MEGAPIXEL:.1f} megapixels ({height} x {width}), more than are fed: max_pixels is "
+                f"{options.max_pixels:g}; size= scales images"
+            )
+            refused[index] = (header, reason if min(fed) else f"scaled to {height} x {width}, which is nothing")
+            continue
+        padded = (-(-height // pad_multiple) * pad_multiple, -(-width // pad_multiple) * pad_multiple)
+        entries = open_batches.setdefault(padded, [])
+        entries.append(Entry(index, path, header, fed))
+        if len(entries) >= min(options.batch_size, max(1, BATCH_PIXELS // (padded[0] * padded[1]))):
+            batches.append(Batch(tuple(open_batches.pop(padded)), padded))
+    batches += [Batch(tuple(entries), padded) for padded, entries in open_batches.items()]
+    return Plan(tuple(batches), refused)

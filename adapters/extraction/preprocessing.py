@@ -1,0 +1,82 @@
+"""From an RGB image to the normalised tensor that a model was trained on, by timm's data config of the model."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+from timm.data import create_transform, resolve_data_config
+from timm.data.transforms import str_to_pil_interp
+from torch import Tensor
+
+from adapters.extraction.options import NATIVE
+from adapters.extraction.reading import Size
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How a model's images are scaled and normalised.
+
+    Attributes:
+        mean, std: of the channels in the order in which the model takes them, for pixels of 0..1.
+        interpolation: timm's name, such as ``'bicubic'``.
+        native_size: height and width at which the model was trained.
+        crop_pct, crop_mode: of the model's own evaluation, which ``size='native'`` follows.
+        bgr: the model takes blue first.
+        size: as in :class:`~adapters.extraction.options.ExtractionOptions`.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str
+    native_size: Size
+    crop_pct: float
+    crop_mode: str
+    bgr: bool = False
+    size: tuple[int, ...] | str | None = None
+
+    @classmethod
+    def of_model(
+        cls, pretrained_cfg: Mapping[str, Any], size: tuple[int, ...] | str | None, **overrides: Any
+    ) -> "Preprocessing":
+        """The data config of a timm model; ``overrides`` are fields that a detection config decides instead."""
+        config = resolve_data_config(pretrained_cfg=dict(pretrained_cfg))
+        fields = {key: config[key] for key in ("interpolation", "crop_pct", "crop_mode")}
+        fields |= {key: tuple(config[key]) for key in ("mean", "std")}
+        return cls(**{**fields, "native_size": tuple(config["input_size"][1:]), "size": size, **overrides})
+
+    def fed_size(self, original: Size) -> Size:
+        """Height and width of the tensor that an image of size ``original`` becomes."""
+        if self.size is None:
+            return original
+        if self.size == NATIVE:
+            return self.native_size
+        assert not isinstance(self.size, str)
+        if len(self.size) == 2:
+            return (self.size[0], self.size[1])
+        shorter, (height, width) = self.size[0], original
+        scale = shorter / min(height, width)
+        return (shorter, round(width * scale)) if height <= width else (round(height * scale), shorter)
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """An RGB image to ``(3, H, W)`` of :meth:`fed_size`."""
+        height, width = self.fed_size((image.height, image.width))
+        if self.size == NATIVE:
+            pixels = create_transform(
+                input_size=(3, *self.native_size),
+                interpolation=self.interpolation,
+                mean=(0.0, 0.0, 0.0),
+                std=(1.0, 1.0, 1.0),
+                crop_pct=self.crop_pct,
+                crop_mode=self.crop_mode,
+            )(image)
+        else:
+            if (image.height, image.width) != (height, width):
+                image = image.resize((width, height), str_to_pil_interp(self.interpolation))
+            pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
+            pixels = pixels.view(height, width, 3).permute(2, 0, 1).contiguous().float().div_(255)
+        if self.bgr:
+            pixels = pixels.flip(0)
+        mean, std = (torch.tensor(values).view(3, 1, 1) for values in (self.mean, self.std))
+        return pixels.sub_(mean).div_(std)

@@ -1,0 +1,140 @@
+"""The same extraction as a Ray Data pipeline: tasks load batches, a pool of actors computes and writes them.
+
+The batches are those of the plan, every actor runs the function that the local engine runs, with the same threads, and
+writes the same files into the run's folder, which all machines must see under the same path. This process alone keeps
+the journal. Machines of different processors may differ in the last bits.
+"""
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from adapters.extraction.engine import compute
+from adapters.extraction.loading import Batches, LoadedBatch
+from adapters.extraction.model import Extractor
+from adapters.extraction.planning import Batch
+from adapters.extraction.records import Record
+from adapters.extraction.writing import write_batch
+
+#: Blocks that Ray cuts the batches into for each actor: small ones spread the work evenly.
+BLOCKS_PER_WORKER = 16
+
+
+def require_ray() -> Any:
+    """Ray Data, with what to install where it is missing.
+
+    Raises:
+        ModuleNotFoundError: it is not installed.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        import ray
+        import ray.data
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"--engine ray needs Ray Data, but {error.name} is missing: install it with "
+            "`pip install 'dense-adapters[ray]'`."
+        ) from error
+    return ray
+
+
+class _Load:
+    """Ray Data's ``map``: the number of a batch to its pixels. They travel as bytes, since batches differ in size."""
+
+    def __init__(self, source: Batches) -> None:
+        self.source = source
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        loaded = self.source[int(row["number"])]
+        return {
+            "number": loaded.number,
+            "shape": json.dumps(list(loaded.pixels.shape)),
+            "pixels": loaded.pixels.numpy().tobytes(),
+            "problems": json.dumps(loaded.problems),
+        }
+
+
+class _Worker:
+    """Ray Data's actor: computes a batch, writes its files, gives their records."""
+
+    def __init__(self, extractor: Any, batches: Any, missing: Any, out: str) -> None:
+        ray = require_ray()
+        self.extractor: Extractor = ray.get(extractor).prepare()
+        self.batches: Sequence[Batch] = ray.get(batches)
+        self.missing: Sequence[set[int]] = ray.get(missing)
+        self.out = Path(out)
+
+    def __call__(self, rows: dict[str, Any]) -> dict[str, Any]:
+        lines = []
+        for number, shape, pixels, problems in zip(*(rows[key] for key in ROW), strict=True):
+            tensor = torch.frombuffer(bytearray(pixels), dtype=torch.float32).view(json.loads(shape))
+            loaded = LoadedBatch(int(number), tensor, json.loads(problems))
+            features = compute(self.extractor, loaded)
+            features = features if isinstance(features, str) else features.to_cpu()
+            batch, missing = self.batches[loaded.number], self.missing[loaded.number]
+            for record in write_batch(self.out, batch, loaded, features, self.extractor, missing):
+                lines.append(json.dumps(record.to_json()))
+        return {"record": lines}
+
+
+ROW = ("number", "shape", "pixels", "problems")
+
+
+def run_on_ray(
+    extractor: Extractor, batches: Sequence[Batch], missing: Sequence[set[int]], out: Path, workers: int
+) -> Iterator[Record]:
+    """Compute and write batches over a Ray cluster, and give each image's record once its file is there.
+
+    Joins the cluster that ``RAY_ADDRESS`` names, or starts one on this machine.
+
+    Args:
+        extractor: the model, not prepared; a copy goes to every actor.
+        batches: what to compute.
+        missing: for each batch, the images of which files are to be written.
+        out: the run's folder, on storage that all machines share.
+        workers: actors; each has ``options.threads`` CPUs, and a GPU if the device is one.
+
+    Raises:
+        ModuleNotFoundError: Ray is not installed.
+        ValueError: a worker could not write.
+    """
+    ray = require_ray()
+    if not batches:
+        return
+    options = extractor.options
+    workers = max(workers, 1)
+    started = not ray.is_initialized()
+    if started and "RAY_ADDRESS" in os.environ:
+        ray.init(log_to_driver=False)
+    elif started:
+        # Actors take their threads; loading needs CPUs beside them.
+        ray.init(num_cpus=workers * (options.threads + 1), include_dashboard=False, log_to_driver=False)
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    try:
+        arguments = [ray.put(value) for value in (extractor, list(batches), list(missing))]
+        numbers = [{"number": number} for number in range(len(batches))]
+        dataset = ray.data.from_items(numbers, override_num_blocks=min(len(batches), BLOCKS_PER_WORKER * workers))
+        dataset = dataset.map(_Load(Batches(batches, extractor.preprocessing, options.max_decoded)), num_cpus=1)
+        dataset = dataset.map_batches(
+            _Worker,
+            fn_constructor_args=(*arguments, str(out.absolute())),
+            batch_size=1,
+            compute=ray.data.ActorPoolStrategy(size=workers),
+            num_cpus=options.threads,
+            num_gpus=1 if extractor.device.type == "cuda" else 0,
+        )
+        for row in dataset.iter_rows():
+            yield Record.from_json(json.loads(row["record"]))
+    except ray.exceptions.RayError as error:
+        cause = getattr(error, "cause", None)
+        if isinstance(cause, ValueError):
+            raise ValueError(str(cause)) from error
+        raise
+    finally:
+        if started:
+            ray.shutdown()
