@@ -136,6 +136,11 @@ class BackboneAdapter(nn.Module):
         """Images are padded, right and bottom, to a multiple of this many pixels."""
         return self.stage_levels[-1].stride
 
+    @property
+    def pad_margins(self) -> tuple[int, int]:
+        """Pixels of padding on top of that: before (left, top) and after (right, bottom)."""
+        return (0, 0)
+
     def adapt_trunk(self) -> None:
         """Remove what the requested maps do not need, and free the rest from its image size."""
         self.trunk.prune_intermediate_layers(list(self.out_indices), prune_norm=not self.out_norm, prune_head=True)
@@ -144,7 +149,7 @@ class BackboneAdapter(nn.Module):
         """Maps of the requested stages.
 
         Args:
-            image: ``(B, C, H, W)``, ``H`` and ``W`` multiples of :attr:`pad_multiple`.
+            image: ``(B, C, H, W)``, ``H`` and ``W`` multiples of :attr:`pad_multiple` plus :attr:`pad_margins`.
 
         Returns:
             One ``(B, C_i, h_i, w_i)`` per index of ``out_indices``, ``h_i >= ceil(H / stride_i)``.
@@ -177,7 +182,7 @@ class BackboneAdapter(nn.Module):
                 "for other channels build the adapter with in_channels=..."
             )
         image_size = (image.shape[-2], image.shape[-1])
-        maps = self.forward_trunk(pad_to_multiple(image, self.pad_multiple))
+        maps = self.forward_trunk(pad_to_multiple(image, self.pad_multiple, self.pad_margins))
         if self.pyramid is not None:
             maps = self.pyramid(maps)
         return tuple(

@@ -5,19 +5,21 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def pad_to_multiple(image: Tensor, multiple: int) -> Tensor:
-    """Pad with zeros, right and bottom, until both sides are multiples of ``multiple``.
+def pad_to_multiple(image: Tensor, multiple: int, margins: tuple[int, int] = (0, 0)) -> Tensor:
+    """Pad with zeros, right and bottom, until both sides are multiples of ``multiple``, then on all sides by margins.
 
     Args:
         image: ``(B, C, H, W)``, any ``H, W >= 1``.
         multiple: the least common multiple of what the trunk can divide, in pixels.
+        margins: pixels before (left and top) and after (right and bottom), for trunks that lose cells at the borders.
 
     Returns:
         ``(B, C, H', W')``; the image itself where there is nothing to pad.
     """
     height, width = image.shape[-2:]
-    bottom, right = -height % multiple, -width % multiple
-    return F.pad(image, (0, right, 0, bottom)) if bottom or right else image
+    before, after = margins
+    bottom, right = -height % multiple + after, -width % multiple + after
+    return F.pad(image, (before, right, before, bottom)) if bottom or right or before else image
 
 
 def crop_to_stride(feature_map: Tensor, image_size: tuple[int, int], stride: int, dtype: torch.dtype) -> Tensor:
