@@ -6,6 +6,7 @@ about a second and no memory to speak of.
 
 import copy
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from itertools import chain
 from typing import TypeVar
 
@@ -16,18 +17,26 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 M = TypeVar("M", bound=nn.Module)
 
 
-def probe(module: M, forward: Callable[[M, Tensor], Sequence[Tensor]], shape: tuple[int, ...]) -> list[Tensor]:
+def probe(
+    module: M, forward: Callable[[M, Tensor], Sequence[Tensor]], shape: tuple[int, ...], real: bool = False
+) -> list[Tensor]:
     """What ``forward(module, image)`` returns for an image of ``shape``, in eval mode and with gradients.
 
     The module runs as a copy that shares its parameters and buffers, so that nothing it caches in passing stays.
 
+    Args:
+        module: not changed.
+        forward: what to run.
+        shape: of the image.
+        real: with data, for models whose shapes depend on values.
+
     Returns:
-        Tensors without data, whose ``grad_fn`` leads to the module's own parameters.
+        Tensors without data (unless ``real``), whose ``grad_fn`` leads to the module's own parameters.
     """
     shared = {id(tensor): tensor for tensor in chain(module.parameters(), module.buffers())}
     twin = copy.deepcopy(module, shared).eval()
-    with FakeTensorMode(allow_non_fake_inputs=True), torch.enable_grad():
-        return list(forward(twin, torch.empty(shape)))
+    with nullcontext() if real else FakeTensorMode(allow_non_fake_inputs=True), torch.enable_grad():
+        return list(forward(twin, torch.zeros(shape)))
 
 
 def parameters_behind(outputs: Iterable[Tensor]) -> set[int]:

@@ -1,35 +1,50 @@
 """Every timm model that has no family of its own, through ``forward_intermediates``."""
 
-import functools
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
-import torch.utils.checkpoint
+from timm.models.nest import NestLevel
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import DataDependentOutputException
 
 from adapters.base import BackboneAdapter
+from adapters.families import blueprints
+from adapters.families.checkpointing import checkpoint_blocks
+from adapters.families.geometry import EXPECTED_ERRORS, Geometry, NoGeometryError, find_geometry
 from adapters.families.grafting import graft
+from adapters.families.nest import RectangularLevel
+from adapters.families.sized_trunk import SizedTrunk
+from adapters.levels import Level
 from adapters.probing import parameters_behind, probe, remove_unused
 from adapters.trunks import UnsupportedSizingError, build_trunk
 
 #: What timm's classes call a free image size, most capable first.
 SIZINGS: tuple[Mapping[str, Any], ...] = ({"dynamic_img_size": True}, {"strict_img_size": False}, {})
 
-#: Windows and grids that models partition their deepest maps into; images are padded to such a multiple of the stride.
-WINDOW_SIDES = (1, 2, 4, 7, 8, 10, 12, 14, 16)
+Size = tuple[int, int]
 
 
 class GenericAdapter(BackboneAdapter):
     """A timm model as timm runs it, on images padded to what it can divide.
 
     timm's metadata is checked when the adapter is built: the model runs on tensors without data at several sizes, which
-    finds the multiple to pad to, and its maps must have the channels and strides that ``levels`` says. The same run
-    finds the parameters that have no part in the maps, and they are removed.
+    finds how to pad (:mod:`adapters.families.geometry`), and its maps must have the channels and strides that
+    ``levels`` says. The same run finds the parameters that have no part in the maps, and they are removed.
+
+    Models that timm builds for one image size, and that have no switch to free them from it, run as timm would build
+    them for the size of each image, with the same parameters (:mod:`adapters.families.sized_trunk`).
 
     Raises:
-        ValueError: the model has no spatial features, or takes images of one size only.
+        ValueError: the model has no spatial features, or takes images of one size only, with the reason.
     """
+
+    #: Whether layers stay that have no part in the maps (adapters.extraction.head).
+    keeps_head: ClassVar[bool] = False
+
+    #: For models without a free size; None for the others.
+    sized_trunk: SizedTrunk | None = None
+    geometry: Geometry | None = None
 
     def build_trunk(self, drop_path_rate: float) -> nn.Module:
         for sizing in SIZINGS:
@@ -42,90 +57,100 @@ class GenericAdapter(BackboneAdapter):
                     f"{self.model_name} has no spatial features: timm's {type(trunk).__name__} gives no intermediate "
                     "maps. Choose a model that does, such as 'resnet50' or 'twins_svt_small'."
                 )
+            if "dynamic_img_size" not in sizing:
+                self.sized_trunk = self._find_sized_trunk(trunk)
             return trunk
         raise AssertionError("the last sizing asks timm for nothing")
 
+    def read_stage_levels(self) -> tuple[Level, ...]:
+        """Of a model with several branches (CrossViT), the blocks of the first, whose patches are the finest."""
+        return super().read_stage_levels()[: getattr(self.trunk, "num_feature_blocks", None)]
+
     @property
     def pad_multiple(self) -> int:
-        return self._pad_multiple
+        assert self.geometry is not None
+        return self.geometry.multiple
+
+    @property
+    def pad_margins(self) -> tuple[int, int]:
+        assert self.geometry is not None
+        return self.geometry.before, self.geometry.after
 
     def adapt_trunk(self) -> None:
         if hasattr(self.trunk, "prune_intermediate_layers"):
             super().adapt_trunk()
-        self._pad_multiple = self._find_pad_multiple()
-        sides = (self._pad_multiple, 2 * self._pad_multiple)
-        used = parameters_behind(self._probe(sides))
-        remove_unused(self.trunk, used, still_runs=lambda: self._mismatch(sides) is None)
+        for module in self.trunk.modules():
+            if type(module) is NestLevel:
+                graft(module, RectangularLevel)
+        levels = [self.stage_levels[index] for index in self.out_indices]
+        self.geometry = self._find_geometry(levels)
+        margin = sum(self.pad_margins)
+        size = (self.pad_multiple + margin, 2 * self.pad_multiple + margin)
+        maps = self._run(size)
+        shapes = [feature_map.shape for feature_map in maps]
+        if not self.keeps_head:
+            remove_unused(self.trunk, parameters_behind(maps), still_runs=lambda: self._shapes(size) == shapes)
         if self.with_cp:
-            self._enable_checkpointing()
+            checkpoint_blocks(self.trunk)
 
-    def _probe(self, sides: tuple[int, int]) -> list[Tensor]:
-        return probe(self, lambda adapter, image: adapter.forward_trunk(image), (1, self.in_channels, *sides))
+    def forward_trunk(self, image: Tensor) -> Sequence[Tensor]:
+        maps = self._all_cells(image)
+        skips = self.geometry.skips if self.geometry is not None else ()
+        return [m[..., skip:, skip:] for m, skip in zip(maps, skips, strict=True)] if any(skips) else maps
 
-    def _mismatch(self, sides: tuple[int, int]) -> str | None:
-        """Why the maps at this size are not what ``levels`` says; None if they are."""
-        try:
-            maps = self._probe(sides)
-        except (RuntimeError, AssertionError, ValueError, TypeError, AttributeError, IndexError) as error:
-            return f"it fails there with {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-        for feature_map, index in zip(maps, self.out_indices, strict=True):
-            level = self.stage_levels[index]
-            expected = (1, level.channels, *(-(-side // level.stride) for side in sides))
-            if tuple(feature_map.shape) != expected:
-                return f"its map {index} is {tuple(feature_map.shape)} where stride {level.stride} means {expected}"
-        return None
-
-    def _find_pad_multiple(self) -> int:
-        """The smallest multiple at which the model gives true maps for an image that is not square.
-
-        Raises:
-            ValueError: there is none.
-        """
-        stride = max(level.stride for level in self.stage_levels)
-        reason = None
-        for side in WINDOW_SIDES:
-            multiple = stride * side
-            sizes = ((2 * multiple, 3 * multiple), (multiple, multiple))
-            reasons = [mismatch for sides in sizes if (mismatch := self._mismatch(sides))]
-            if not reasons:
-                return multiple
-            reason = reason or f"at {sizes[0][0]} x {sizes[0][1]} {reasons[0]}"
-        native = self.trunk.pretrained_cfg.get("input_size", ("?", "?", "?"))[1:]
-        raise ValueError(
-            f"{self.model_name} cannot serve as a backbone for images of any size (its native size is "
-            f"{native[0]} x {native[1]}): {reason}. Choose another model of timm's, such as one of the Twins, "
-            "SwinV2-CR, ViT, EVA or ConViT families."
+    def _all_cells(self, image: Tensor) -> Sequence[Tensor]:
+        """The maps of the trunk, those cells included that lie in the margin."""
+        trunk = self.trunk
+        if self.sized_trunk is not None:
+            trunk = self.sized_trunk.at(trunk, (image.shape[-2], image.shape[-1]))
+        return trunk.forward_intermediates(
+            image, indices=list(self.out_indices), norm=self.out_norm, stop_early=True, intermediates_only=True
         )
 
-    def _enable_checkpointing(self) -> None:
-        """timm's own gradient checkpointing, or ours around each of the trunk's blocks where timm refuses."""
+    def _find_sized_trunk(self, trunk: nn.Module) -> SizedTrunk | None:
+        """None where an image size changes nothing in the model that timm builds."""
+
+        def blueprint(size: Size) -> nn.Module:
+            return blueprints.draw(self.model_name, self.in_channels, self.trunk_arguments, size)
+
+        native = self._native_size(trunk)
         try:
-            self.trunk.set_grad_checkpointing(True)
-        except (AssertionError, AttributeError, NotImplementedError):
-            for block in _blocks(self.trunk):
-                cls: Any = type(block)
-                graft(block, _checkpointed(cls))
+            sized = SizedTrunk(blueprint, native)
+            return sized if sized.differs_at((native[0] + 64, native[1] + 128)) else None
+        except UnsupportedSizingError:
+            return None
+        except ValueError as error:
+            raise ValueError(self._refusal(str(error), native)) from error
 
+    def _run(self, size: Size) -> list[Tensor]:
+        """The maps at a size, without data where the model allows it."""
+        shape = (1, self.in_channels, *size)
+        try:
+            return probe(self, lambda adapter, image: adapter._all_cells(image), shape)
+        except DataDependentOutputException:
+            return probe(self, lambda adapter, image: adapter._all_cells(image), shape, real=True)
 
-@functools.cache
-def _checkpointed(cls: Any) -> type[nn.Module]:
-    """A subclass that recomputes its forward pass during the backward pass."""
+    def _shapes(self, size: Size) -> list[torch.Size]:
+        """Of the maps at a size; none where the trunk fails."""
+        try:
+            return [feature_map.shape for feature_map in self._run(size)]
+        except EXPECTED_ERRORS:
+            return []
 
-    def forward(self: nn.Module, *arguments: Any) -> Any:
-        if not torch.is_grad_enabled():
-            return cls.forward(self, *arguments)
-        run = functools.partial(cls.forward, self)
-        return torch.utils.checkpoint.checkpoint(run, *arguments, use_reentrant=False)
+    def _find_geometry(self, levels: Sequence[Level]) -> Geometry:
+        deepest = max(level.stride for level in self.stage_levels)
+        try:
+            return find_geometry(self._run, levels, deepest)
+        except NoGeometryError as error:
+            raise ValueError(self._refusal(str(error), self._native_size(self.trunk))) from error
 
-    return type(f"Checkpointed{cls.__name__}", (cls,), {"forward": forward})
+    @staticmethod
+    def _native_size(trunk: Any) -> Size:
+        return trunk.pretrained_cfg["input_size"][1], trunk.pretrained_cfg["input_size"][2]
 
-
-def _blocks(trunk: nn.Module) -> list[nn.Module]:
-    """The children of the trunk's containers: its stages or blocks."""
-    return [
-        block
-        for container in trunk.children()
-        if isinstance(container, nn.Sequential | nn.ModuleList)
-        for block in container
-        if any(True for _ in block.parameters())
-    ]
+    def _refusal(self, reason: str, native: Size) -> str:
+        return (
+            f"{self.model_name} cannot serve as a backbone for images of any size (its native size is "
+            f"{native[0]} x {native[1]}): {reason}. Choose another model of timm's, such as one of the Twins, "
+            "SwinV2-CR, ViT, EVA or ConViT families; adapters.list_models() lists those that work."
+        )

@@ -1,0 +1,162 @@
+"""How an image must be padded so that a trunk's maps have every cell that their strides promise, in the right place.
+
+Most trunks want a multiple of their deepest stride, or of their windows, and then every map of stride ``s`` has one
+cell for each ``s`` pixels. Trunks with unpadded convolutions (Inception, PiT's patches) lose cells at the borders: at
+``n`` pixels a map has ``floor((n - span) / stride) + 1`` cells, the first of them centred at ``(span - 1) / 2``. These
+get margins before and after the image, and the cells that lie in the margin are skipped.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from adapters.levels import Level
+
+#: Windows and grids that models partition their deepest maps into; images are padded to such a multiple of the stride.
+WINDOW_SIDES = (1, 2, 4, 7, 8, 10, 12, 14, 16)
+
+#: In deepest strides: an image at which any trunk has maps of several cells.
+LARGE = 12
+
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Padding, in pixels, and what it adds to the maps.
+
+    Attributes:
+        multiple: images are padded, right and bottom, to a multiple of this.
+        before: then by this much at the left and at the top,
+        after: and by this much more at the right and at the bottom.
+        skips: the first cells of each map, in both directions, that lie in the margin.
+    """
+
+    multiple: int
+    before: int = 0
+    after: int = 0
+    skips: tuple[int, ...] = ()
+
+    def __str__(self) -> str:
+        margins = f" and margins of {self.before} and {self.after}" if self.before or self.after else ""
+        return f"a multiple of {self.multiple}{margins}"
+
+
+class NoGeometryError(Exception):
+    """No padding gives the maps that the levels promise; says why."""
+
+
+def find_geometry(run: Callable[[Size], Sequence[Tensor]], levels: Sequence[Level], deepest: int) -> Geometry:
+    """The smallest multiple at which a trunk gives true maps of any image, or margins where there is none.
+
+    Args:
+        run: the trunk's maps for an image of ``(H, W)``.
+        levels: what they are said to be.
+        deepest: the largest stride of the whole trunk.
+
+    Raises:
+        NoGeometryError: neither exists.
+    """
+    reason = None
+    for side in WINDOW_SIDES:
+        multiple = deepest * side
+        sizes = ((2 * multiple, 3 * multiple), (multiple, multiple))
+        reasons = [mismatch for size in sizes if (mismatch := why_not(run, levels, size))]
+        if not reasons:
+            return Geometry(multiple)
+        if reason is None:
+            reason = f"at {sizes[0][0]} x {sizes[0][1]} {reasons[0]}"
+            if (geometry := _with_margins(run, levels, deepest)) is not None:
+                return geometry
+    raise NoGeometryError(reason)
+
+
+def why_not(run: Callable[[Size], Sequence[Tensor]], levels: Sequence[Level], size: Size) -> str | None:
+    """Why the maps at this size are not what ``levels`` says; None if they are."""
+    try:
+        maps = run(size)
+    except EXPECTED_ERRORS as error:
+        return f"it fails there with {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+    for index, (feature_map, level) in enumerate(zip(maps, levels, strict=True)):
+        expected = (1, level.channels, *(-(-side // level.stride) for side in size))
+        if tuple(feature_map.shape) != expected:
+            return f"map {index} is {tuple(feature_map.shape)} where stride {level.stride} means {expected}"
+    return None
+
+
+#: What models raise at sizes that they cannot take.
+EXPECTED_ERRORS = (RuntimeError, AssertionError, ValueError, TypeError, AttributeError, IndexError)
+
+
+def _with_margins(run: Callable[[Size], Sequence[Tensor]], levels: Sequence[Level], deepest: int) -> Geometry | None:
+    """Margins for a trunk whose maps lack cells at the borders; None where that is not what is wrong with it."""
+    large = LARGE * deepest
+    counts = _count(run, levels, large)
+    if counts is None or any(
+        not 0 <= large // level.stride - count <= LARGE // 2 * deepest // level.stride
+        for count, level in zip(counts, levels, strict=True)
+    ):
+        return None
+    if all(count >= large // level.stride for count, level in zip(counts, levels, strict=True)):
+        return None
+    spans = []
+    for position, (level, count) in enumerate(zip(levels, counts, strict=True)):
+        low, high = large - level.stride, large  # the fewest pixels with as many cells lie in (low, high]
+        while high - low > 1:
+            middle = (low + high) // 2
+            at_middle = _count(run, levels, middle)
+            if at_middle is None:
+                return None
+            low, high = (middle, high) if at_middle[position] < count else (low, middle)
+        spans.append(high - level.stride * (count - 1))
+    before = min(range(deepest * 2), key=lambda margin: (round(_misplacement(margin, levels, spans), 1), margin))
+    if _misplacement(0, levels, spans) <= 0.5:
+        before = 0
+    skips = tuple(_skip(before, level, span) for level, span in zip(levels, spans, strict=True))
+    after = max(
+        0,
+        *(
+            span - level.stride + level.stride * skip - before
+            for level, span, skip in zip(levels, spans, skips, strict=True)
+        ),
+    )
+    geometry = Geometry(deepest, before, after, skips)
+    for size in ((2 * deepest, 3 * deepest), (deepest, deepest)):
+        padded = (size[0] + before + after, size[1] + before + after)
+        try:
+            maps = run(padded)
+        except EXPECTED_ERRORS:
+            return None
+        for feature_map, level, skip in zip(maps, levels, skips, strict=True):
+            if any(have - skip < side // level.stride for have, side in zip(feature_map.shape[-2:], size, strict=True)):
+                return None
+    return geometry
+
+
+def _count(run: Callable[[Size], Sequence[Tensor]], levels: Sequence[Level], side: int) -> list[int] | None:
+    """Cells along one side of each map of a square image; None if the trunk fails or has other channels."""
+    try:
+        maps = run((side, side))
+    except EXPECTED_ERRORS:
+        return None
+    if any(m.ndim != 4 or m.shape[1] != level.channels for m, level in zip(maps, levels, strict=True)):
+        return None
+    return [m.shape[-1] for m in maps]
+
+
+def _misplacement(before: int, levels: Sequence[Level], spans: Sequence[int]) -> float:
+    """How far, in cells, the first kept cell of some map lies from the middle of its pixels, at worst."""
+    return max(
+        abs(_centre_gap(before, level, span) + level.stride * _skip(before, level, span)) / level.stride
+        for level, span in zip(levels, spans, strict=True)
+    )
+
+
+def _centre_gap(before: int, level: Level, span: int) -> float:
+    """From where the centre of the first cell must be to where it is, in pixels."""
+    return (span - 1) / 2 - before - (level.stride - 1) / 2
+
+
+def _skip(before: int, level: Level, span: int) -> int:
+    return max(0, round(-_centre_gap(before, level, span) / level.stride))
