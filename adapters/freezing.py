@@ -16,9 +16,12 @@ WITH_THE_LAST = ("fc_norm.", "rope.")
 def trunk_parts(trunk: Any) -> list[list[str]]:
     """Names of the trunk's parameters, stem first, then one list per stage (or per block of a token model).
 
-    The grouping is timm's own (``group_matcher``), the one that layer-wise learning-rate decay uses. A final norm
-    belongs to the last stage, and so do rotary tables that all blocks share.
+    The grouping is timm's own (``group_matcher``), the one that layer-wise learning-rate decay uses; the few models
+    without it are grouped by the list that holds their stages. A final norm belongs to the last stage, and so do rotary
+    tables that all blocks share.
     """
+    if not hasattr(trunk, "group_matcher"):
+        return _parts_by_container(trunk)
     groups = group_parameters(trunk, trunk.group_matcher(coarse=True))
     parts: list[list[str]] = [
         [name for name in groups[index] if not name.startswith(WITH_THE_STEM + WITH_THE_LAST)]
@@ -29,6 +32,20 @@ def trunk_parts(trunk: Any) -> list[list[str]]:
     parts[0] += [name for name in names if name.startswith(WITH_THE_STEM)]
     parts[-1] += [name for name in names if name.startswith(WITH_THE_LAST)]
     return parts
+
+
+def _parts_by_container(trunk: nn.Module) -> list[list[str]]:
+    """The children of the list with the most parameters are the stages; what stands before them is the stem."""
+    lists = {name: child for name, child in trunk.named_children() if isinstance(child, nn.Sequential | nn.ModuleList)}
+    holder = max(lists, key=lambda name: sum(parameter.numel() for parameter in lists[name].parameters()))
+    stages = [f"{holder}.{name}." for name, _ in lists[holder].named_children()]
+    children = [name for name, _ in trunk.named_children()]
+    later = tuple(f"{name}." for name in children[children.index(holder) + 1 :])
+    names = [name for name, _ in trunk.named_parameters()]
+    parts = [[name for name in names if name.startswith(stage)] for stage in stages]
+    parts[-1] += [name for name in names if name.startswith(later)]
+    grouped = {name for part in parts for name in part}
+    return [[name for name in names if name not in grouped], *parts]
 
 
 def freeze(module: nn.Module, names: Sequence[str]) -> list[str]:
