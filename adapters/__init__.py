@@ -15,6 +15,7 @@ from adapters.families.twins import TwinsAdapter
 from adapters.families.vision_transformer import VisionTransformerAdapter
 from adapters.level_norm import LevelBatchNorm
 from adapters.levels import Level
+from adapters.listing import default_levels, list_models
 from adapters.pyramid import SimpleFeaturePyramid, TapPyramid
 from adapters.registry import MODELS
 
@@ -42,7 +43,9 @@ __all__ = [
     "TwinsAdapter",
     "VisionTransformerAdapter",
     "create_adapter",
+    "default_levels",
     "extract",
+    "list_models",
 ]
 
 

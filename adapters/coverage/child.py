@@ -1,0 +1,56 @@
+"""Running measurements in a process of their own, so that a crash, a hang or a cache harms nothing else."""
+
+import math
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
+from typing import Any
+
+Cells = Iterator[tuple[str, str]]
+
+
+def collect(measure: Callable[..., Cells], time_limit: float, *arguments: Any) -> dict[str, str]:
+    """Call ``measure`` in a forked process and gather the cells that it yields, as far as it comes.
+
+    Args:
+        measure: yields ``(column, outcome)``; an outcome is ``'ok'`` or a reason.
+        time_limit: seconds for each cell; then the process is ended.
+        arguments: of ``measure``.
+    """
+    fork = multiprocessing.get_context("fork")
+    receiver, sender = fork.Pipe(duplex=False)
+    child = fork.Process(target=_run, args=(sender, measure, arguments), daemon=True)
+    child.start()
+    sender.close()
+    cells: dict[str, str] = {}
+    try:
+        # Second by second, so that time in which the whole run is stopped does not count.
+        while any(receiver.poll(1) for _ in range(math.ceil(time_limit))):
+            message = receiver.recv()
+            if message is None:
+                return cells
+            cells[message[0]] = message[1]
+        cells["ended"] = f"no answer within {time_limit:.0f} s"
+    except EOFError:
+        child.join()
+        cells["ended"] = f"the process died, exit code {child.exitcode}"
+    finally:
+        child.kill()
+        child.join()
+    return cells
+
+
+def _run(sender: Connection, measure: Callable[..., Cells], arguments: tuple[Any, ...]) -> None:
+    silence = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(silence, 1)
+    os.dup2(silence, 2)
+    started = time.monotonic()
+    try:
+        for cell in measure(*arguments):
+            sender.send(cell)
+    except Exception as error:
+        sender.send(("ended", f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]))
+    sender.send(("seconds", f"{time.monotonic() - started:.0f}"))
+    sender.send(None)

@@ -1,0 +1,84 @@
+"""The numbers: an adapter's maps against those of timm's own model, built apart and loaded with the same weights."""
+
+from collections.abc import Callable
+from typing import Any
+
+import timm
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from adapters import BackboneAdapter
+from adapters.checkpoints import timm_blueprint
+from adapters.coverage.checks import Size, WrongError, close, random_image
+
+#: An odd size, small enough for every model.
+ODD: Size = (190, 253)
+
+
+def compare_with_timm(adapter: BackboneAdapter, name: str, native: Size) -> str:
+    """Which of timm's own models gives the same maps.
+
+    - ``'built'``: timm's model built with ``img_size`` for the padded image, weights through timm's own filter.
+    - ``'padded'``: timm's model as it is, on the padded image.
+    - ``'native'``: at the model's own size alone.
+
+    Raises:
+        WrongError: none does.
+    """
+    adapter.eval()
+    reasons = []
+    for kind, build, size in (
+        ("built", _built_for_the_size, ODD),
+        ("padded", _as_it_is, ODD),
+        ("native", _as_it_is, native),
+    ):
+        image = random_image(size)
+        try:
+            _compare(adapter, name, build, image)
+        except Exception as error:
+            reasons.append(f"{kind}: {' '.join(str(error).split())}"[:120])
+            continue
+        return kind
+    raise WrongError("; ".join(reasons))
+
+
+def _compare(adapter: BackboneAdapter, name: str, build: Callable[..., nn.Module], image: Tensor) -> None:
+    height, width = image.shape[-2:]
+    before, after = adapter.pad_margins
+    multiple = adapter.pad_multiple
+    padded = F.pad(image, (before, -width % multiple + after, before, -height % multiple + after))
+    model: Any = build(name, adapter.trunk.state_dict(), tuple(padded.shape[-2:]))
+    with torch.no_grad():
+        maps = model.forward_intermediates(padded, indices=list(adapter.out_indices), intermediates_only=True)
+        actual = adapter(image)
+    geometry = getattr(adapter, "geometry", None)
+    skips = (geometry.skips if geometry else ()) or (0,) * len(maps)
+    expected = [
+        m[..., skip : skip + a.shape[-2], skip : skip + a.shape[-1]]
+        for m, a, skip in zip(maps, actual, skips, strict=True)
+    ]
+    close(actual, expected)
+
+
+def _built_for_the_size(name: str, state: dict[str, Tensor], size: Size) -> nn.Module:
+    blueprint = timm_blueprint.draw(name, 3, {"img_size": size}, device="cpu")
+    filtered = blueprint.filter(state) if blueprint.has_filter else dict(state)
+    return _loaded(blueprint.model, filtered)
+
+
+def _as_it_is(name: str, state: dict[str, Tensor], _: Size) -> nn.Module:
+    for sizing in ({"dynamic_img_size": True}, {"strict_img_size": False}, {}):
+        try:
+            return _loaded(timm.create_model(name, **sizing), state)
+        except TypeError:
+            continue
+    raise AssertionError("a model builds without arguments")
+
+
+def _loaded(model: nn.Module, state: dict[str, Tensor]) -> nn.Module:
+    """Everything that the adapter's trunk has; what it has pruned stays random and has no part in the maps."""
+    unknown = model.load_state_dict(state, strict=False).unexpected_keys
+    if unknown:
+        raise WrongError(f"timm's model has no {unknown[:2]}")
+    return model.eval()

@@ -1,0 +1,45 @@
+"""The whole measurement, family by family, kept in a file so that it goes on where it stopped."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import timm
+import torch
+from tqdm import tqdm
+
+from adapters.coverage import measure, peers
+from adapters.coverage.child import collect
+from adapters.coverage.representatives import Representative
+from adapters.coverage.store import read_json, write_json
+
+#: Who is measured, in the order of the table.
+SUBJECTS = {
+    "adapters": lambda one, sizes: measure.measure_ours(one, sizes, steps=True),
+    "timm": peers.measure_timm,
+    "mmseg": peers.measure_mmseg,
+}
+
+
+def run(models: Sequence[Representative], results: Path, time_limit: float, again: Sequence[str] = ()) -> dict:
+    """Measure every model that is not in ``results`` yet.
+
+    Args:
+        models: one for each family.
+        results: JSON file, written after each.
+        time_limit: seconds for one cell.
+        again: families to measure anew.
+    """
+    table = read_json(results)
+    if table.get("timm") != timm.__version__:
+        table = {"timm": timm.__version__, "torch": torch.__version__.split("+")[0], "families": {}}
+    rows = table["families"]
+    for one in tqdm(models, desc="families", dynamic_ncols=True):
+        row = rows.setdefault(one.family, {})
+        if row.get("model") != one.model_name or one.family in again:
+            row.clear()
+        row.update(model=one.model_name, parameters=one.parameters, native=list(one.native))
+        for subject, function in SUBJECTS.items():
+            if subject not in row:
+                row[subject] = collect(function, time_limit, one, measure.all_sizes(one))
+                write_json(results, table)
+    return table
