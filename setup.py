@@ -16,6 +16,8 @@ MAINTAINED = [
 ]
 UPSTREAM = ["mmengine", "mmcv", "mmdet", "mmsegmentation", "torch<2.6"]
 DATA = ["scikit-image", "matplotlib", "pycocotools", "tqdm", "rich"]
+EXTRACT = ["pyarrow", "tqdm"]
+RAY = [*EXTRACT, "ray[data]"]
 TEST = ["pytest", "pytest-xdist", "ruff", "mypy"]
 
 setup(
@@ -32,6 +34,8 @@ setup(
         "openmmlab": MAINTAINED,
         "openmmlab-upstream": UPSTREAM,
         "data": DATA,
-        "test": TEST + DATA,
+        "extract": EXTRACT,
+        "ray": RAY,
+        "test": TEST + DATA + RAY,
     },
 )

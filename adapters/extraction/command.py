@@ -3,7 +3,8 @@
 import argparse
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -135,20 +136,28 @@ def extract_features(arguments: Sequence[str] | None = None, description: str | 
         raise ValueError("--visualize draws the pyramid: add pyramid to --outputs.")
     paths = find_images(args.input, args.image_root, exclude=args.out)
     extractor = extractor_of(args, options)
-    # A batch system asks a run to end with SIGTERM; it ends as with Ctrl-C, what waits to be written written.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
+    with interruptible(args.out):
         summary = run_extraction(paths, extractor, args.out, args.workers, args.engine)
+        report(summary, args.out)
         if args.visualize:
             from adapters.looking.gallery import draw_gallery
 
             title = f"{extractor.name}{' with random weights' if args.checkpoint == RANDOM else ''}"
             print(f"gallery: {draw_gallery(args.out, {title: args.out})}")
-    except KeyboardInterrupt:
-        print(f"stopped; the same command goes on from what is in {args.out}", file=sys.stderr)
-        return 130
-    report(summary, args.out)
     return int(bool(summary.failures))
+
+
+@contextmanager
+def interruptible(out: Path) -> Iterator[None]:
+    """End with one line and exit code 130 on Ctrl-C, and on the SIGTERM with which a batch system ends a run."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    except KeyboardInterrupt:
+        print(f"stopped; the same command goes on from what is in {out}", file=sys.stderr)
+        sys.exit(130)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def report(summary: Summary, out: Path) -> None:

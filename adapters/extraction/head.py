@@ -19,6 +19,7 @@ from adapters.families.generic import GenericAdapter
 from adapters.families.swinv2_cr import SwinV2CrAdapter
 from adapters.families.twins import TwinsAdapter
 
+
 def create_with_head(model_name: str, classifier: bool, **options: Any) -> BackboneAdapter:
     """Build the adapter of a timm model, at random, with all that timm's model has.
 

@@ -1,0 +1,1 @@
+"""Looking at extracted features: maps as colours, sheets, a gallery."""
