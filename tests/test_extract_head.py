@@ -1,16 +1,11 @@
 """The pooled embedding and the top-5 are those of timm's own model, from the pass that gives the maps."""
 
-import pickle
-from pathlib import Path
-
 import pytest
 import timm
 import torch
-from safetensors.torch import save_file
-from zoo import TOKENS, TWINS, ZOO, Spec, image, randomise
+from zoo import ZOO, Spec, image, randomise
 
 import adapters
-from adapters.extraction.building import build_extractor
 from adapters.extraction.head import create_with_head
 from adapters.extraction.options import ExtractionOptions
 
@@ -36,14 +31,15 @@ def test_embedding_and_top5_equal_timm_at_the_native_size(spec: Spec) -> None:
         patch.setattr("adapters.base.check_trunk_arguments", lambda _: None)
         adapter = create_with_head(spec.model_name, classifier=True, **options).eval()
     adapter.trunk.load_state_dict(model.state_dict())
-    side = 64 if spec.family is adapters.GenericAdapter and "swin" not in spec.name else 224
-    side = model.pretrained_cfg["input_size"][-1] if spec.family is not adapters.GenericAdapter else side
+    side = model.pretrained_cfg["input_size"][-1]
     x = image(side, side)
     maps = adapter(x)
     features = model.forward_features(x)
     expected = model.forward_head(features, pre_logits=True)
     assert expected.std() > 1e-3
-    torch.testing.assert_close(adapter.trunk.forward_head(adapter.final, pre_logits=True), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        adapter.trunk.forward_head(adapter.final, pre_logits=True), expected, rtol=1e-4, atol=1e-4
+    )
     torch.testing.assert_close(adapter.trunk.forward_head(adapter.final), model(x), rtol=1e-4, atol=1e-4)
     plain = adapters.TimmAdapter(spec.model_name, **spec.options).eval()
     plain.load_state_dict({key: value for key, value in adapter.state_dict().items() if key in plain.state_dict()})

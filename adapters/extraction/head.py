@@ -6,7 +6,6 @@ through timm's own ``norm`` and ``forward_head``. That equals timm's ``forward_f
 image padded to what the trunk divides; at the model's native size there are no pads.
 """
 
-import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -47,8 +46,17 @@ def create_with_head(model_name: str, classifier: bool, **options: Any) -> Backb
     return adapter
 
 
-@functools.cache
+_WITH_HEAD: dict[type[BackboneAdapter], Any] = {}
+
+
 def with_head(family: type[BackboneAdapter]) -> Any:
+    """The class of :func:`_with_head`, one for each family."""
+    if family not in _WITH_HEAD:
+        _WITH_HEAD[family] = _with_head(family)
+    return _WITH_HEAD[family]
+
+
+def _with_head(family: type[BackboneAdapter]) -> Any:
     """The subclass of a family that removes nothing and remembers the final features of its last pass."""
 
     class WithHead(family):  # type: ignore[misc, valid-type]

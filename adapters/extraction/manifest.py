@@ -19,8 +19,8 @@ def require_pyarrow() -> Any:
         ModuleNotFoundError: it is not installed.
     """
     try:
-        import pyarrow
-        import pyarrow.parquet
+        import pyarrow  # type: ignore[import-untyped]
+        import pyarrow.parquet  # type: ignore[import-untyped]
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
             "the manifest of an extraction needs pyarrow: install it with `pip install 'dense-adapters[extract]'`."

@@ -53,7 +53,8 @@ class Features:
         if "pyramid" not in self.settings["outputs"]:
             raise ValueError(f"{folder} holds no pyramid to draw: extract with --outputs pyramid.")
         size = self.settings["size"]
-        fields = {key: tuple(v) if isinstance(v, list) else v for key, v in self.settings["preprocessing"].items()}
+        recorded: dict[str, Any] = self.settings["preprocessing"]
+        fields: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in recorded.items()}
         self.preprocessing = Preprocessing(**fields, size=tuple(size) if isinstance(size, list) else size)
         self.levels: list[tuple[int, int]] = [(channels, stride) for channels, stride in self.settings["levels"]]
         self.bases = [Basis.fit(self._maps(level)) for level in range(len(self.levels))] if self.rows else []
