@@ -19,6 +19,9 @@ Batch = dict[str, Any]
 VIDEO_DETECTORS = ("Mask2FormerVideo", "MaskTrackRCNN", "QDTrack")
 TRACKERS = ("ByteTrack", "OCSORT", "DeepSORT", "StrongSORT")
 
+#: Heads whose assigner takes masks as tensors if there are any, which pipelines for boxes do not load.
+HEADS_FOR_BOXES_ALONE = ("RTMDetHead", "RTMDetSepBNHead")
+
 
 def make_batch(model: Mapping, scope: str, size: int, training: bool) -> Batch:
     """A batch that suits a model's config.
@@ -83,7 +86,10 @@ def _sample_maker(model: Mapping) -> Callable[[np.random.Generator, int, int], B
     semantic_stride = 8 if "semantic_head" in (model.get("roi_head") or {}) else 1
 
     def sample(rng: np.random.Generator, size: int, image_id: int) -> Batch:
-        return _detection_sample(rng, size, image_id, min(classes, things), semantic_stride)
+        batch = _detection_sample(rng, size, image_id, min(classes, things), semantic_stride)
+        if (model.get("bbox_head") or {}).get("type") in HEADS_FOR_BOXES_ALONE:
+            del batch["data_samples"].gt_instances.masks
+        return batch
 
     return sample
 

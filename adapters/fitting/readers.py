@@ -144,7 +144,7 @@ def _neck_readers(neck: Node, place: str, count: int) -> list[Reader]:
 def _passed_through(neck: Node, count: int) -> list[int | None]:
     """For each map that a neck gives, the level whose channels it has; None where the neck sets them itself."""
     name = type_name(neck)
-    if name == "Feature2Pyramid":
+    if name in ("Feature2Pyramid", "LevelBatchNorm"):
         return list(range(count))
     if name == "JPU":
         return [*range(neck.get("start_level", 0), count - 1), None]
@@ -171,6 +171,8 @@ def _segmentation_readers(head: Node, place: str, passed: Sequence[int | None], 
         stride_key = "strides" if "strides" in head else None
         reader = Reader(place, head, "in_channels", known, index_key, stride_key, fixed=fixed, comparable=not fixed)
         readers.append(reader)
+        if single and head.get("num_convs") == 0:  # an FCNHead that classifies the map as it is
+            readers.append(Reader(place, head, "channels", known, fixed=fixed))
     if head.get("c1_in_channels") and passed[0] is not None:  # DeepLabV3+ reads its first map besides
         readers.append(Reader(place, head, "c1_in_channels", (passed[0],)))
     return readers
