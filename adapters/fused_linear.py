@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from timm.layers import GELU, GELUTanh, Mlp
 from torch import Tensor, nn
-from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from adapters.families.grafting import graft
+from adapters.pieces import is_plain_pass, rows_at_once
 
 _HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
@@ -37,7 +37,12 @@ class FusedMlp(Mlp):
         # Whatever has been put on a layer since (a hook, an adapter of another package) must not be passed by.
         untouched = all(type(layer) is FusedLinear and not layer._forward_hooks for layer in (self.fc1, self.fc2))
         if gelu and untouched and not self.training and can_fuse(x, self.fc1.weight):
-            return fused_linear(fused_linear(x, self.fc1, gelu), self.fc2)
+            rows = x.reshape(-1, x.shape[-1])
+            out = rows.new_empty(len(rows), self.fc2.out_features)
+            step = rows_at_once(rows, len(rows), self.fc1.out_features * rows.element_size())
+            for piece, result in zip(rows.split(step), out.split(step), strict=True):
+                result.copy_(fused_linear(fused_linear(piece, self.fc1, gelu), self.fc2))
+            return out.view(*x.shape[:-1], -1)
         return super().forward(x)
 
 
@@ -45,14 +50,10 @@ def can_fuse(x: Tensor, weight: Tensor) -> bool:
     """Whether oneDNN takes it: fp32 on the CPU, in a plain pass without gradients."""
     return (
         _HAS_ONEDNN
-        and x.device.type == "cpu"
+        and is_plain_pass(x)
         and x.dtype == weight.dtype == torch.float32
         and x.numel() > 0
-        and not torch.is_grad_enabled()
         and not torch.is_autocast_enabled("cpu")
-        and not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()
-        and not is_in_torch_dispatch_mode()
     )
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from adapters.base import BackboneAdapter
 from adapters.families.grafting import graft
 from adapters.families.reuse import Reuse
-from adapters.families.windows import Axis, Windows
+from adapters.families.windows import Axis, Run, Windows
 from adapters.registry import register_model
 
 #: What timm adds to the score of two tokens that the cyclic shift has brought together.
@@ -25,22 +25,27 @@ class WindowAttention(WindowMultiHeadAttention):
     biases: Reuse
 
     def attend(self, tokens: Tensor, windows: Windows, extent: tuple[int, int]) -> Tensor:
-        """``(windows, L, C)`` -> the same shape, before the output projection.
+        """``(B * H * W, C)`` -> the same shape, before the output projection.
 
         Only the last windows of each axis can hold pads or cells from the other side, so the masks belong to a few
         windows, and the others are attended without any.
         """
-        query, key, value = self._queries_keys_values(tokens)
-        bias = self.position_bias(extent).to(query.dtype)
-        dropout = self.attn_drop.p if self.training else 0.0
-        parts = []
-        for run in windows.runs:
+        bias = self.position_bias(extent)
+
+        def scores_of(run: Run) -> Tensor:
             mask = run.mask(bias.dtype, SHIFT_MASK)
-            scores = bias if mask is None else bias + mask
-            q, k, v = (part[run.start : run.stop].transpose(1, 2) for part in (query, key, value))
-            part = F.scaled_dot_product_attention(q, k, v, scores.unsqueeze(0), dropout_p=dropout, scale=1.0)
-            parts.append(part.transpose(1, 2).flatten(2))
-        return torch.cat(parts) if len(parts) > 1 else parts[0]
+            return (bias if mask is None else bias + mask).unsqueeze(0)
+
+        bytes_per_token = 3 * tokens.shape[-1] * tokens.element_size()
+        return windows.attend(tokens, self._attend, windows.runs, scores_of, bytes_per_token)
+
+    def _attend(self, tokens: Tensor, scores: Tensor | None) -> Tensor:
+        """``(windows, L, C)`` and what to add to the scores, ``(1, heads, L, L)`` -> ``(windows, L, C)``."""
+        assert scores is not None
+        query, key, value = (part.transpose(1, 2) for part in self._queries_keys_values(tokens))
+        dropout = self.attn_drop.p if self.training else 0.0
+        out = F.scaled_dot_product_attention(query, key, value, scores.to(query.dtype), dropout_p=dropout, scale=1.0)
+        return out.transpose(1, 2).flatten(2)
 
     def _queries_keys_values(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Three ``(windows, L, heads, C / heads)``: queries and keys of unit length, queries scaled."""
@@ -108,8 +113,8 @@ class AnySizeBlock(SwinTransformerV2CrBlock):
         )
         windows = Windows(x.shape[0], rows, columns, x.device)
         attn = cast(WindowAttention, self.attn)
-        tokens = attn.attend(windows.split(x.reshape(-1, x.shape[-1])), windows, (rows.window, columns.window))
-        return attn.proj_drop(attn.proj(windows.join(tokens))).view(x.shape)
+        tokens = attn.attend(x.reshape(-1, x.shape[-1]), windows, (rows.window, columns.window))
+        return attn.proj_drop(attn.proj(tokens)).view(x.shape)
 
 
 def window_axis(size: int, full_window: int, shifted: bool) -> Axis:

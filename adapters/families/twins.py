@@ -26,18 +26,24 @@ class WindowAttention(LocallyGroupedAttn):
         batch, tokens, channels = x.shape
         rows, columns = (Axis(side, self.ws) for side in size)
         windows = Windows(batch, rows, columns, x.device)
-        split = windows.split(x.reshape(-1, channels))
-        qkv = self.qkv(split).unflatten(-1, (3, self.num_heads, channels // self.num_heads)).transpose(1, 3)
         both_padded = rows.size != rows.padded and columns.size != columns.padded
         masked = self.padding == "mask" or (self.padding == "mmseg" and both_padded)
-        parts = []
-        for run in windows.runs if masked else [windows.whole]:
-            query, key, value = qkv[run.start : run.stop].unbind(2)
-            dropout = self.attn_drop.p if self.training else 0.0
-            part = F.scaled_dot_product_attention(query, key, value, run.mask(x.dtype, 0.0), dropout_p=dropout)
-            parts.append(part.transpose(1, 2).flatten(2))
-        joined = windows.join(torch.cat(parts) if len(parts) > 1 else parts[0])
+        joined = windows.attend(
+            x.reshape(-1, channels),
+            self._attend,
+            windows.runs if masked else [windows.whole],
+            lambda run: run.mask(x.dtype, 0.0),
+            bytes_per_token=3 * channels * x.element_size(),
+        )
         return self.proj_drop(self.proj(joined)).view(batch, tokens, channels)
+
+    def _attend(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
+        """``(windows, L, C)`` -> the same shape."""
+        qkv = self.qkv(tokens).unflatten(-1, (3, self.num_heads, tokens.shape[-1] // self.num_heads))
+        query, key, value = qkv.transpose(1, 3).unbind(2)
+        dropout = self.attn_drop.p if self.training else 0.0
+        out = F.scaled_dot_product_attention(query, key, value, mask, dropout_p=dropout)
+        return out.transpose(1, 2).flatten(2)
 
 
 class SubsampledAttention(GlobalSubSampleAttn):
@@ -49,7 +55,7 @@ class SubsampledAttention(GlobalSubSampleAttn):
         head_dim = channels // self.num_heads
         query = self.q(x).view(batch, tokens, self.num_heads, head_dim).transpose(1, 2)
         if self.sr is not None:
-            x = self.sr(x.transpose(1, 2).reshape(batch, channels, *size)).flatten(2).transpose(1, 2)
+            x = self.sr(as_map(x, size)).flatten(2).transpose(1, 2)
             x = self.norm(x)
         key, value = self.kv(x).view(batch, -1, 2, self.num_heads, head_dim).permute(2, 0, 3, 1, 4).unbind(0)
         x = F.scaled_dot_product_attention(query, key, value, dropout_p=self.attn_drop.p if self.training else 0.0)
@@ -65,7 +71,16 @@ class PositionConv(PosConv):
         The sum takes the layout of its first term: adding to the tokens keeps them contiguous for the blocks that
         follow, where timm's sum of maps leaves every later norm and projection a copy to make.
         """
-        return x + self.proj(x.transpose(1, 2).unflatten(2, size)).flatten(2).transpose(1, 2)
+        return x + self.proj(as_map(x, size)).flatten(2).transpose(1, 2)
+
+
+def as_map(tokens: Tensor, size: tuple[int, int]) -> Tensor:
+    """``(B, H * W, C)`` -> ``(B, C, H, W)``, the same memory.
+
+    By way of ``(B, H, W, C)``, since the strides of that are what convolutions recognise as channels-last also for a
+    single image; others they copy, and so does whatever reads their output as tokens.
+    """
+    return tokens.unflatten(1, size).permute(0, 3, 1, 2)
 
 
 @register_model
@@ -125,7 +140,7 @@ class TwinsAdapter(BackboneAdapter):
 
     def forward_trunk(self, image: Tensor) -> Sequence[Tensor]:
         maps = []
-        x = image
+        x = image.contiguous(memory_format=torch.channels_last)  # so that the tokens need no copy
         stages = zip(
             self.trunk.patch_embeds, self.trunk.pos_drops, self.trunk.blocks, self.trunk.pos_block, strict=True
         )
@@ -140,7 +155,7 @@ class TwinsAdapter(BackboneAdapter):
                 tokens = self.stage_norms[index](tokens)
             if self.out_norm and index == len(self.trunk.blocks) - 1:
                 tokens = self.trunk.norm(tokens)
-            x = tokens.transpose(1, 2).unflatten(2, size)
+            x = as_map(tokens, size)
             if index in self.out_indices:
                 maps.append(x)
         return maps

@@ -4,13 +4,17 @@ Padding, cyclic shift and partition are one gather by precomputed indices, and u
 faster on a CPU than padding, rolling and permuting one after the other.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from adapters.pieces import rows_at_once
+
+Attention = Callable[[Tensor, Tensor | None], Tensor]
 
 #: Label of a pad among the labels of a window's cells.
 PAD = -1
@@ -83,6 +87,9 @@ class Run:
         return scores.masked_fill(~same, apart).masked_fill(is_pad, float("-inf"))
 
 
+ScoresOf = Callable[[Run], Tensor | None]
+
+
 class Windows:
     """The windows of a batch of equal grids: where each cell goes, and where it comes back from.
 
@@ -130,6 +137,40 @@ class Windows:
         """All windows as one run, attended without a mask."""
         return replace(self.runs[0], start=0, stop=self.runs[-1].stop, plain=True)
 
+    def attend(
+        self, tokens: Tensor, attention: Attention, runs: Sequence[Run], scores_of: ScoresOf, bytes_per_token: int
+    ) -> Tensor:
+        """Attention inside every window.
+
+        Args:
+            tokens: ``(B * H * W, C)``.
+            attention: ``(n, L, C)`` of n windows, and scores to add or None -> ``(n, L, C)``.
+            runs: the windows, in groups that share their scores: :attr:`runs`, or :attr:`whole` alone.
+            scores_of: of a run, for ``attention``.
+            bytes_per_token: of the largest intermediate result of ``attention``.
+
+        Returns:
+            ``(B * H * W, C)``.
+        """
+        count = runs[-1].stop
+        step = rows_at_once(tokens, count, self.area * bytes_per_token)
+        if step == count:
+            split = self.split(tokens)
+            parts = [attention(split[run.start : run.stop], scores_of(run)) for run in runs]
+            return self.join(torch.cat(parts) if len(parts) > 1 else parts[0])
+        out: Tensor | None = None
+        for run in runs:
+            scores = scores_of(run)
+            for start in range(run.start, run.stop, step):
+                stop = min(start + step, run.stop)
+                piece = self.gather(tokens, start * self.area, stop * self.area)
+                part = attention(piece.view(-1, self.area, tokens.shape[-1]), scores)
+                if out is None:
+                    out = part.new_empty(count, *part.shape[1:])
+                out[start:stop] = part
+        assert out is not None
+        return self.join(out)
+
     def split(self, tokens: Tensor) -> Tensor:
         """``(B * H * W, C)`` -> ``(windows, L, C)``, zeros where a window reaches past the grid."""
         return _Split.apply(tokens, self).view(-1, self.area, tokens.shape[-1])
@@ -138,13 +179,14 @@ class Windows:
         """``(windows, L, C)`` -> ``(B * H * W, C)``, the pads dropped."""
         return _Join.apply(windows.reshape(-1, windows.shape[-1]), self)
 
-    def gather(self, tokens: Tensor) -> Tensor:
-        """The data of :meth:`split`, ``(windows * L, C)``."""
+    def gather(self, tokens: Tensor, start: int = 0, stop: int | None = None) -> Tensor:
+        """The data of :meth:`split`, ``(windows * L, C)``, or the rows ``start .. stop`` of it."""
         cells = tokens.shape[0]
-        out = tokens.index_select(0, self._index.clamp(max=cells - 1))
-        if self._first_pad < out.shape[0]:
-            tail = out[self._first_pad :]
-            tail.masked_fill_((self._index[self._first_pad :] == cells)[:, None], 0)
+        index = self._index[start:stop]
+        out = tokens.index_select(0, index.clamp(max=cells - 1))
+        first_pad = max(self._first_pad - start, 0)
+        if first_pad < out.shape[0]:
+            out[first_pad:].masked_fill_((index[first_pad:] == cells)[:, None], 0)
         return out
 
     def scatter(self, windows: Tensor) -> Tensor:
