@@ -5,9 +5,9 @@ The smallest model of each family is built, run at five sizes, trained, frozen, 
 detector and a segmentor, each in a process of its own. About an hour on two cores; results are kept in
 work_dirs/coverage, and a second run goes on from there (all of it anew: remove that folder).
 
-    python tools/coverage.py                       # everything that is missing, then the page
-    python tools/coverage.py --families hiera nest # these alone, anew; the page is left as it is
-    python tools/coverage.py --records             # the records of every model, for adapters.list_models
+    python tools/measure_coverage.py                       # everything that is missing, then the page
+    python tools/measure_coverage.py --families hiera nest # these alone, anew; the page is left as it is
+    python tools/measure_coverage.py --records             # the records of every model, for adapters.list_models
 """
 
 import argparse
@@ -32,7 +32,7 @@ def main() -> None:
 
         survey(args.time_limit)
         return
-    require_mmengine("tools/coverage.py")
+    require_mmengine("tools/measure_coverage.py")
     from adapters.coverage.run import run
 
     models = representatives(args.out / "representatives.json")
