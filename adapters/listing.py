@@ -1,7 +1,7 @@
 """Which of timm's models work as backbones, and what they give.
 
-``listing.json`` beside this file holds what ``tools/measure_coverage.py --records`` found when it built the adapter of every
-model of one version of timm. Models that are not in it, because timm is newer, are built when they are asked for,
+``listing.json`` beside this file holds what ``tools/measure_coverage.py --records`` found when it built the adapter of
+every model of one version of timm. Models that are not in it, because timm is newer, are built when they are asked for,
 without memory for their parameters.
 """
 

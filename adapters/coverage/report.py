@@ -18,7 +18,8 @@ NOTES = ("levels", "seconds")
 HEAD = """# What of timm works
 
 One model for each family of timm {timm} (a file of `timm.models`), the one with the fewest parameters, measured with
-torch {torch} on a CPU by `make coverage` ([`tools/measure_coverage.py`](../tools/measure_coverage.py)), which wrote this page.
+torch {torch} on a CPU by `make coverage` ([`tools/measure_coverage.py`](../tools/measure_coverage.py)), which wrote
+this page.
 {refused}
 
 A size counts when the maps are NCHW, of exactly `ceil(H / stride)` by `ceil(W / stride)` and the channels that the
