@@ -79,7 +79,7 @@ def options_of(args: argparse.Namespace, outputs: str) -> ExtractionOptions:
     Raises:
         ValueError: a value that is not allowed.
     """
-    threads = args.threads or recorded_threads(args.out) or torch.get_num_threads()
+    threads = args.threads if args.threads is not None else recorded_threads(args.out) or torch.get_num_threads()
     return ExtractionOptions(
         outputs=tuple(outputs.split(",")),
         size=parse_size(args.size),

@@ -2,9 +2,10 @@
 
 import hashlib
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from timm.data import ImageNetInfo, infer_imagenet_subset
 from torch import Tensor
@@ -13,7 +14,6 @@ from adapters.base import BackboneAdapter
 from adapters.extraction.options import ExtractionOptions
 from adapters.extraction.preprocessing import Preprocessing
 from adapters.levels import Level
-from adapters.padding import crop_to_stride
 
 TOP = 5
 
@@ -25,28 +25,38 @@ class BatchFeatures:
     Attributes:
         maps: one per level, ``(B, C, h, w)`` of the padded batch; none if the pyramid is not asked for.
         vectors: ``embedding`` ``(B, D)``, ``top5_index`` and ``top5_probability`` ``(B, 5)``, as far as asked for.
+        finite: ``(B, levels)``, whether an image's map holds neither NaN nor infinity.
     """
 
     maps: tuple[Tensor, ...]
     vectors: dict[str, Tensor]
+    finite: Tensor
 
     def to_cpu(self) -> "BatchFeatures":
         """The same on the CPU."""
-        return BatchFeatures(tuple(m.cpu() for m in self.maps), {key: v.cpu() for key, v in self.vectors.items()})
+        vectors = {key: vector.cpu() for key, vector in self.vectors.items()}
+        return BatchFeatures(tuple(m.cpu() for m in self.maps), vectors, self.finite.cpu())
 
     def of_image(self, place: int, size: tuple[int, int], levels: Sequence[Level]) -> dict[str, Tensor]:
-        """One image's tensors: ``level0`` .. ``(C, ceil(H / s), ceil(W / s))``, and the vectors.
+        """One image's tensors, on the CPU: ``level0`` .. ``(C, ceil(H / s), ceil(W / s))``, and the vectors.
 
         Args:
             place: of the image in the batch.
             size: height and width of the image as fed, before padding.
             levels: of the maps.
         """
-        tensors = {
-            f"level{index}": crop_to_stride(feature_map[place], size, level.stride, feature_map.dtype).clone()
-            for index, (feature_map, level) in enumerate(zip(self.maps, levels, strict=False))
-        }
+        tensors = {}
+        for index, (feature_map, level) in enumerate(zip(self.maps, levels, strict=False)):
+            height, width = (-(-side // level.stride) for side in size)
+            tensors[f"level{index}"] = _copy(feature_map[place, :, :height, :width])
         return {**tensors, **{key: vector[place].clone() for key, vector in self.vectors.items()}}
+
+
+def _copy(view: Tensor) -> Tensor:
+    """A contiguous copy, made by the calling thread alone: torch would wake the threads that the next batch runs on."""
+    if view.dtype == torch.bfloat16:  # which numpy has not
+        return torch.from_numpy(np.array(view.view(torch.int16).numpy(), order="C")).view(torch.bfloat16)
+    return torch.from_numpy(np.array(view.numpy(), order="C"))
 
 
 class Extractor:
@@ -79,14 +89,12 @@ class Extractor:
         return self.adapter.pad_multiple
 
     def prepare(self) -> "Extractor":
-        """Move the model to its device and fix what else results depend on in this process."""
+        """Move the model to its device, and set this process's threads."""
         try:
             self.adapter.to(self.device)
         except (RuntimeError, AssertionError) as error:
             raise ValueError(f"device={self.options.device!r} cannot be used here: {error}") from error
         torch.set_num_threads(self.options.threads)
-        torch.backends.cudnn.benchmark = False
-        torch.backends.cudnn.deterministic = True
         return self
 
     @torch.inference_mode()
@@ -97,10 +105,21 @@ class Extractor:
         if self.options.amp:
             kept = torch.float16 if self.device.type == "cuda" else torch.bfloat16
         autocast = torch.autocast(self.device.type, kept) if self.options.amp else nullcontext()
-        with autocast:
+        with autocast, self._steady_kernels():
             maps = self.adapter(pixels)
             vectors = self._vectors()
-        return BatchFeatures(tuple(m.to(kept) for m in maps) if self.levels else (), vectors)
+            maps = tuple(m.to(kept) for m in maps) if self.levels else ()
+            # A sum is finite where all its terms are, and takes one pass.
+            sums = [m.sum(dim=(1, 2, 3), dtype=torch.float32) for m in maps]
+            finite = torch.stack(sums, dim=1).isfinite() if sums else torch.ones(len(pixels), 0, dtype=torch.bool)
+        return BatchFeatures(maps, vectors, finite)
+
+    def _steady_kernels(self) -> AbstractContextManager[None]:
+        """Have cuDNN choose the same kernels in every run."""
+        if self.device.type != "cuda":
+            return nullcontext()
+        tf32 = torch.backends.cudnn.allow_tf32
+        return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=tf32)
 
     def _vectors(self) -> dict[str, Tensor]:
         vectors: dict[str, Tensor] = {}

@@ -1,7 +1,9 @@
 """What an extraction's results depend on, beside the images and the model."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+import torch
 
 OUTPUTS = ("pyramid", "embedding", "top5")
 MEGAPIXEL = 1_000_000
@@ -24,7 +26,8 @@ class ExtractionOptions:
         max_decoded: megapixels of an image as it is stored; a larger one is not even decoded.
         amp: autocast, to bfloat16 on the CPU and fp16 on a GPU; maps are kept in that dtype.
         device: ``'cpu'``, ``'cuda'``, ``'cuda:1'``.
-        threads: of the CPU, for the forward pass of one worker; they can change the last bits of the result.
+        threads: of the CPU, for the forward pass of one worker, torch's own by default; they can change the last bits
+            of the result.
 
     Raises:
         ValueError: a value that is not allowed.
@@ -37,7 +40,7 @@ class ExtractionOptions:
     max_decoded: float = 200.0
     amp: bool = False
     device: str = "cpu"
-    threads: int = 1
+    threads: int = field(default_factory=torch.get_num_threads)
 
     def __post_init__(self) -> None:
         unknown = [output for output in self.outputs if output not in OUTPUTS]

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import torch
 from safetensors.torch import save
 from torch import Tensor
 
@@ -77,7 +76,8 @@ def to_records(
             yield Record(entry.index, FAILED, problem, entry.original), {}
             continue
         tensors = features.of_image(place, entry.fed, extractor.levels)
-        odd = [key for key, tensor in tensors.items() if not torch.isfinite(tensor).all()]
+        odd = [f"level{level}" for level, finite in enumerate(features.finite[place].tolist()) if not finite]
+        odd += [key for key in features.vectors if not tensors[key].isfinite().all()]
         if odd:
             yield Record(entry.index, FAILED, f"NaN or infinity in {odd[0]}", entry.original, entry.fed), {}
         else:
