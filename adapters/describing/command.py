@@ -3,10 +3,8 @@
 import argparse
 import sys
 from collections.abc import Iterable, Sequence
-from fnmatch import fnmatch
 from typing import Any
 
-import timm
 from rich.console import Console
 from tqdm import tqdm
 
@@ -14,6 +12,7 @@ from adapters.base import BackboneAdapter
 from adapters.describing.backbones import PYRAMID, Backbone, describe_backbone
 from adapters.describing.tables import Row, backbone_row, config_row, failed_row, to_json, to_markdown, to_table
 from adapters.levels import format_levels
+from adapters.listing import list_models
 from adapters.registry import require_mmengine
 
 EPILOG = """examples:
@@ -82,19 +81,14 @@ def is_config(name: str) -> bool:
 
 
 def expand(names: Iterable[str]) -> list[str]:
-    """Patterns to the names of timm's models that match; other names as they are.
+    """Patterns to the names of the matching models that work as backbones; other names as they are.
 
     Raises:
-        ValueError: nothing matches a pattern.
+        ValueError: timm has no model of a pattern.
     """
     found: dict[str, None] = {}
     for name in names:
-        matches = [name]
-        if any(sign in name for sign in "*?["):
-            matches = [model for model in timm.list_models() if fnmatch(model, name)]
-            if not matches:
-                raise ValueError(f"no timm model matches {name!r}; `timm.list_models('*pattern*')` lists them.")
-        found.update(dict.fromkeys(matches))
+        found.update(dict.fromkeys(list_models(name) if any(sign in name for sign in "*?[") else [name]))
     return list(found)
 
 
@@ -120,7 +114,8 @@ def print_backbone(name: str, args: argparse.Namespace, console: Console) -> Non
     if card := backbone.classifier:
         console.print(
             f"whole model    {card.parameters / 1e6:.2f} M, {card.multiply_adds / 1e9:.2f} G at "
-            f"{card.size[0]} x {card.size[1]}: timm's classifier, as model cards count"
+            f"{card.size[0]} x {card.size[1]}, {card.attention / 1e9:.2f} G of them attention: timm's classifier, the "
+            "figures of a model card, of which some leave fused attention out"
         )
     console.print(f"\n{backbone.lines}", markup=False, highlight=False, soft_wrap=True)
 

@@ -1,5 +1,6 @@
 """Counting the whole detector or segmentor of a config."""
 
+import copy
 from typing import Any
 
 import torch
@@ -34,15 +35,20 @@ def count_config(cfg: Config, size: tuple[int, int] | None = None) -> Count:
     Raises:
         ValueError: the model cannot be built or run.
     """
+    return build_and_count(cfg, size)[1]
+
+
+def build_and_count(cfg: Config, size: tuple[int, int] | None = None) -> tuple[nn.Module, Count]:
+    """The model of a config, on the meta device where that is possible, and its count: see :func:`count_config`."""
     size = size or image_size(cfg)
     scope = cfg.default_scope
-    config = cfg.copy().model
+    config = copy.deepcopy(cfg.model)
     drop_pretrained(config)
 
-    def attempt(device: str) -> Count:
+    def attempt(device: str) -> tuple[nn.Module, Count]:
         with torch.device(device):
-            model = revert_sync_batchnorm(MODELS.build(config)).eval()
-        return count(model, size, lambda image: _run(model, scope, image))
+            model = revert_sync_batchnorm(MODELS.build(copy.deepcopy(config))).eval()  # building changes configs
+        return model, count(model, size, lambda image: _run(model, scope, image))
 
     try:
         return attempt("meta")

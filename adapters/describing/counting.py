@@ -36,6 +36,8 @@ class Count:
         multiply_adds: of convolutions, linear layers and attention; norms, activations, sampling and resizing are none.
         attention: how many of these multiply activations with each other: what counters that only look at layers leave
             out.
+        deconvolution_excess: what counters add that take a transposed convolution for a convolution of its output's
+            size, where most of what they multiply is zero.
         size: ``(H, W)`` of the image in pixels.
         parts: the parameters of each part of the model, by its name.
     """
@@ -43,6 +45,7 @@ class Count:
     parameters: int
     multiply_adds: int
     attention: int
+    deconvolution_excess: int
     size: tuple[int, int]
     parts: tuple[tuple[str, int], ...]
 
@@ -62,6 +65,7 @@ def count(module: nn.Module, size: tuple[int, int], run: Callable[[Tensor], Any]
         parameters=count_parameters(module),
         multiply_adds=counter.get_total_flops() // 2 + extra.multiply_adds,
         attention=attention // 2,
+        deconvolution_excess=extra.deconvolution_excess,
         size=size,
         parts=tuple((name, held) for name, part in module.named_children() if (held := count_parameters(part))),
     )
@@ -73,22 +77,29 @@ def count_parameters(module: nn.Module) -> int:
 
 
 class _Extra:
-    """Multiply-adds of mmcv's deformable convolutions, which torch's counter cannot see, while it is entered."""
+    """Counts, while it is entered, what torch's counter does not: mmcv's deformable convolutions, for one."""
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
         self.multiply_adds = 0
+        self.deconvolution_excess = 0
         self._handles: list[Any] = []
 
     def __enter__(self) -> "_Extra":
         for child in self.module.modules():
             if type(child).__module__.startswith("mmcv.ops.") and hasattr(child, "deform_groups"):
-                self._handles.append(child.register_forward_hook(self._add))
+                self._handles.append(child.register_forward_hook(self._deformable))
+            elif isinstance(child, nn.ConvTranspose2d):
+                self._handles.append(child.register_forward_hook(self._transposed))
         return self
 
     def __exit__(self, *_: object) -> None:
         for handle in self._handles:
             handle.remove()
 
-    def _add(self, module: Any, _: Any, output: Tensor) -> None:
+    def _deformable(self, module: Any, _: Any, output: Tensor) -> None:
         self.multiply_adds += output.numel() * module.weight[0].numel()
+
+    def _transposed(self, module: nn.ConvTranspose2d, inputs: tuple[Tensor], output: Tensor) -> None:
+        cells = output.shape[0] * (output.shape[2] * output.shape[3] - inputs[0].shape[2] * inputs[0].shape[3])
+        self.deconvolution_excess += cells * module.weight.numel()

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from mmengine.logging import MMLogger
 from mmengine.registry import MODELS
 
 from adapters.describing.backbones import build_without_data
@@ -38,7 +39,11 @@ def print_layer_decay(arguments: Sequence[str] | None = None) -> None:
     drop_pretrained(cfg.model)
     model = build_without_data(lambda: MODELS.build(cfg.model))
     grouping = TimmLayerDecayConstructor(wrapper, paramwise)
+    logger = MMLogger.get_current_instance()
+    level = logger.level
+    logger.setLevel("ERROR")  # mmengine's constructor logs a line for each parameter
     grouping.add_params([], model)
+    logger.setLevel(level)
     print(format_groups(grouping.groups))
     if args.names:
         for group in grouping.groups:

@@ -1,7 +1,8 @@
 """Counts in the publication's way, beside the published ones, for the recipes whose figures stand in the metafile.
 
 Twins' parameters include what training never uses: the backbone's classifier for 1000 classes and its final norm, which
-an adapter removes. UPerNet's auxiliary head and the stage norms of SVT are parts of the model here too.
+an adapter removes. UPerNet's auxiliary head and the stage norms of SVT are parts of the model here too. How FLOPs were
+counted is not published; what :data:`WAYS` says was found out by reproducing the figures.
 """
 
 import json
@@ -11,23 +12,41 @@ from typing import Any
 
 import yaml
 from mmengine.config import Config
-from mmengine.registry import MODELS
 
 from adapters.base import BackboneAdapter
-from adapters.describing.backbones import build_without_data, unused_parameters
-from adapters.describing.configs import count_config
+from adapters.describing.backbones import unused_parameters
+from adapters.describing.configs import build_and_count
 from adapters.describing.counting import Count
 from adapters.runner import register_scope
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 METAFILE = REPOSITORY / "configs" / "metafile.yaml"
 
-#: ``(H, W)`` of the image that the publication counts at, by package.
-SIZES = {"mmdet": (800, 600), "mmseg": (512, 512)}
-
-#: How far, relatively, a count may be from the published one.
+#: How far, relatively, a count in the publication's way may be from the published one.
 PARAMETER_TOLERANCE = 0.01
 FLOP_TOLERANCE = 0.05
+
+
+@dataclass(frozen=True)
+class Way:
+    """How the publication counts FLOPs.
+
+    Attributes:
+        size: ``(H, W)`` of the image.
+        attention: whether the products of activations are counted.
+    """
+
+    size: tuple[int, int]
+    attention: bool
+
+
+#: By how the names of recipes begin.
+WAYS: dict[str, Way] = {
+    "retinanet_": Way((800, 600), attention=True),
+    "mask-rcnn_": Way((800, 600), attention=True),
+    "fpn_": Way((512, 512), attention=False),
+    "upernet_": Way((512, 512), attention=True),
+}
 
 
 @dataclass(frozen=True)
@@ -40,6 +59,7 @@ class Comparison:
         published_flops: thousand millions of multiply-adds; None where none is published.
         ours: of the model as it trains, at the publication's image size.
         unused: parameters of the backbone that the publication counts and an adapter removes.
+        way: how the publication counts.
     """
 
     recipe: str
@@ -47,6 +67,7 @@ class Comparison:
     published_flops: float | None
     ours: Count
     unused: int
+    way: Way
 
     @property
     def parameters(self) -> float:
@@ -55,13 +76,9 @@ class Comparison:
 
     @property
     def flops(self) -> float:
-        """Thousand millions of multiply-adds, attention among them."""
-        return self.ours.multiply_adds / 1e9
-
-    @property
-    def flops_without_attention(self) -> float:
-        """The same, of layers that have weights alone."""
-        return (self.ours.multiply_adds - self.ours.attention) / 1e9
+        """Thousand millions of multiply-adds, in the publication's way."""
+        left_out = 0 if self.way.attention else self.ours.attention
+        return (self.ours.multiply_adds + self.ours.deconvolution_excess - left_out) / 1e9
 
     @property
     def parameter_difference(self) -> float:
@@ -73,31 +90,37 @@ class Comparison:
         """Relative; None where nothing is published."""
         return None if self.published_flops is None else self.flops / self.published_flops - 1
 
+    @property
+    def within(self) -> bool:
+        """Neither difference is larger than it may be."""
+        return (
+            abs(self.parameter_difference) <= PARAMETER_TOLERANCE and abs(self.flop_difference or 0) <= FLOP_TOLERANCE
+        )
+
 
 def compare_published(metafile: Path = METAFILE) -> list[Comparison]:
     """Every recipe of a metafile that has a published count, in its order. Schedules of one model are counted once."""
     entries = yaml.safe_load(metafile.read_text())["Models"]
     counted: dict[str, tuple[Count, int]] = {}
+    unused: dict[str, int] = {}
     comparisons = []
     for entry in entries:
         metadata: dict[str, Any] = entry["Metadata"]
         published = metadata.get("Published Parameters (M)")
         if published is None:
             continue
+        (way,) = (way for beginning, way in WAYS.items() if entry["Name"].startswith(beginning))
         cfg = Config.fromfile(metafile.parents[1] / entry["Config"])
         key = json.dumps(cfg.model.to_dict(), sort_keys=True)
         if key not in counted:
-            counted[key] = count_as_published(cfg)
-        ours, unused = counted[key]
+            register_scope(cfg)
+            model, ours = build_and_count(cfg, way.size)
+            backbone = model.backbone
+            assert isinstance(backbone, BackboneAdapter)
+            if backbone.model_name not in unused:
+                unused[backbone.model_name] = unused_parameters(backbone)
+            counted[key] = ours, unused[backbone.model_name]
         comparisons.append(
-            Comparison(entry["Name"], float(published), metadata.get("Published FLOPs (G)"), ours, unused)
+            Comparison(entry["Name"], float(published), metadata.get("Published FLOPs (G)"), *counted[key], way)
         )
     return comparisons
-
-
-def count_as_published(cfg: Config) -> tuple[Count, int]:
-    """Count a recipe's model at the publication's size; and the parameters that only the publication counts."""
-    register_scope(cfg)
-    adapter = build_without_data(lambda: MODELS.build(cfg.model.backbone))
-    unused = unused_parameters(adapter) if isinstance(adapter, BackboneAdapter) else 0
-    return count_config(cfg, SIZES[cfg.default_scope]), unused

@@ -62,6 +62,7 @@ CASES: tuple[Case, ...] = (
             depths=DEPTHS,
             num_heads=HEADS,
             mlp_ratios=[4, 4, 4, 4],
+            sr_ratios=[8, 4, 2, 1],
             qkv_bias=True,
             drop_path_rate=0.0,
             windiow_sizes=[7, 7, 7, 7],
