@@ -1,16 +1,24 @@
 """The pooled embedding and the top-5 are those of timm's own model, from the pass that gives the maps."""
 
+import pickle
+from pathlib import Path
+
 import pytest
 import timm
 import torch
-from zoo import ZOO, Spec, image, randomise
+from safetensors.torch import save_file
+from zoo import TOKENS, TWINS, ZOO, Spec, image, randomise
 
 import adapters
+from adapters.extraction.building import build_extractor
 from adapters.extraction.head import create_with_head
 from adapters.extraction.options import ExtractionOptions
 
 EVERYTHING = ExtractionOptions(outputs=("pyramid", "embedding", "top5"))
 CLASSIFIED = [spec for spec in ZOO if not spec.options.get("stage_norm")]
+
+#: Models whose maps come from a pass of another kind than their classifier's.
+APART = {"pit", "crossvit"}
 
 
 def timm_model(spec: Spec) -> torch.nn.Module:
@@ -29,6 +37,10 @@ def test_embedding_and_top5_equal_timm_at_the_native_size(spec: Spec) -> None:
     # Few classes, though their number is not for a user to set.
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("adapters.base.check_trunk_arguments", lambda _: None)
+        if spec.name in APART:
+            with pytest.raises(ValueError, match="cannot come from the pass that gives its maps"):
+                create_with_head(spec.model_name, classifier=True, **options)
+            return
         adapter = create_with_head(spec.model_name, classifier=True, **options).eval()
     adapter.trunk.load_state_dict(model.state_dict())
     side = model.pretrained_cfg["input_size"][-1]
@@ -45,3 +57,50 @@ def test_embedding_and_top5_equal_timm_at_the_native_size(spec: Spec) -> None:
     plain.load_state_dict({key: value for key, value in adapter.state_dict().items() if key in plain.state_dict()})
     for with_head, without in zip(maps, plain(x), strict=True):
         torch.testing.assert_close(with_head, without, rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+def test_another_size_is_that_of_timm_on_the_padded_image() -> None:
+    """Pads take part in the pooling, as they would in timm."""
+    adapter = create_with_head("twins_svt_small", classifier=True, trunk=TWINS).eval()
+    x = image(50, 70)
+    maps = adapter(x)
+    padded = torch.nn.functional.pad(x, (0, 26, 0, 14))
+    features = adapter.trunk.forward_features(padded)
+    expected = adapter.trunk.forward_head(features, pre_logits=True)
+    torch.testing.assert_close(
+        adapter.trunk.forward_head(adapter.final, pre_logits=True), expected, rtol=1e-4, atol=1e-4
+    )
+    assert maps[3].shape[2:] == (2, 3)
+
+
+def test_a_copy_works_in_another_process() -> None:
+    adapter = create_with_head("vit_small_patch16_224", classifier=False, trunk=TOKENS).eval()
+    twin = pickle.loads(pickle.dumps(adapter))
+    x = image(32, 32)
+    with torch.no_grad():
+        assert torch.equal(adapter(x)[-1], twin(x)[-1])
+        assert torch.equal(adapter.final, twin.final)
+    assert type(twin) is type(adapter)
+
+
+def test_the_classifier_is_loaded_as_strictly_as_all_else(tmp_path: Path) -> None:
+    """A checkpoint without one gives the embedding and no top-5."""
+    model = randomise(timm.create_model("vit_small_patch16_224", num_classes=1000, **TOKENS))
+    config = {"model_name": "vit_small_patch16_224", "trunk": TOKENS}
+    save_file(model.state_dict(), tmp_path / "whole.safetensors")
+    whole = build_extractor(config, EVERYTHING, str(tmp_path / "whole.safetensors"))
+    assert torch.equal(whole.adapter.trunk.head.weight, model.head.weight)
+    headless = {key: value for key, value in model.state_dict().items() if not key.startswith("head.")}
+    save_file(headless, tmp_path / "headless.safetensors")
+    with pytest.raises(ValueError, match=r"missing +head\.weight"):
+        build_extractor(config, EVERYTHING, str(tmp_path / "headless.safetensors"))
+    embedding = ExtractionOptions(outputs=("embedding",))
+    build_extractor(config, embedding, str(tmp_path / "headless.safetensors"))
+
+
+def test_models_that_have_no_head_say_so() -> None:
+    with pytest.raises(ValueError, match="has no classifier: leave 'top5' out"):
+        create_with_head("vit_small_patch14_dinov2", classifier=True, trunk=TOKENS)
+    with pytest.raises(ValueError, match="no norms after its stages"):
+        create_with_head("twins_svt_small", classifier=True, stage_norm=True, trunk=TWINS)

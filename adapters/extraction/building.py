@@ -30,7 +30,7 @@ def build_extractor(
     Args:
         model: a timm name, an adapter, or an adapter's config (``dict(model_name=..., out_indices=...)``).
         options: of the extraction.
-        checkpoint: ``'timm'``, a path or URL, ``'random'``; None takes what the config says, else ``'timm'``.
+        checkpoint: ``'timm'``, a path or URL, ``'random'``; None takes what the config says; for a name, ``'timm'``.
         seed: of random weights.
         preprocessing: fields of :class:`Preprocessing` that are not timm's.
 
@@ -47,7 +47,7 @@ def build_extractor(
             raise ValueError(f"checkpoint={checkpoint!r} is for a model given by name; this one is built already.")
         adapter, name = model, model.model_name
     else:
-        config = {"model_name": model} if isinstance(model, str) else dict(model)
+        config = {"model_name": model, "weights": "timm"} if isinstance(model, str) else dict(model)
         adapter, name = _build(config, options, checkpoint, seed), config["model_name"]
     fed = Preprocessing.of_model(adapter.trunk.pretrained_cfg, options.size, **preprocessing)
     return Extractor(adapter, fed, options, name)
@@ -63,8 +63,6 @@ def _build(config: dict[str, Any], options: ExtractionOptions, checkpoint: str |
             config["init_cfg"] = {**init_cfg, "checkpoint": checkpoint}
         else:
             config["weights"] = checkpoint
-    elif set(config) & {"weights", "init_cfg"} == set():
-        config["weights"] = "timm"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if options.needs_head:

@@ -113,7 +113,7 @@ def extractor_of(args: argparse.Namespace, options: ExtractionOptions) -> Extrac
     Raises:
         ValueError: it cannot be built, or the weights do not fit.
     """
-    config: dict[str, Any] = {"model_name": args.backbone}
+    config: dict[str, Any] = {"model_name": args.backbone, "weights": "timm"}
     overrides: dict[str, Any] = {}
     if args.config:
         config, overrides = read_config(args.config)

@@ -23,7 +23,7 @@ def compute(extractor: Extractor, loaded: LoadedBatch) -> BatchFeatures | str:
     if all(problem is not None for problem in loaded.problems):
         return "no image of the batch could be read"
     try:
-        return extractor(loaded.pixels)
+        return extractor(loaded.pixels, loaded.sizes)
     except torch.OutOfMemoryError:
         pass
     except RuntimeError as error:

@@ -6,9 +6,10 @@ through timm's own ``norm`` and ``forward_head``. That equals timm's ``forward_f
 image padded to what the trunk divides; at the model's native size there are no pads.
 """
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from adapters.base import BackboneAdapter
@@ -17,6 +18,7 @@ from adapters.families.convit import ConViTAdapter
 from adapters.families.generic import GenericAdapter
 from adapters.families.swinv2_cr import SwinV2CrAdapter
 from adapters.families.twins import TwinsAdapter
+from adapters.probing import Removal
 
 
 def create_with_head(model_name: str, classifier: bool, **options: Any) -> BackboneAdapter:
@@ -41,9 +43,36 @@ def create_with_head(model_name: str, classifier: bool, **options: Any) -> Backb
         raise ValueError(f"timm's {model_name} has no forward_head: ask for the pyramid alone.")
     if classifier and not getattr(adapter.trunk, "num_classes", 0):
         raise ValueError(f"timm's {model_name} has no classifier: leave 'top5' out of the outputs.")
+    if isinstance(adapter, GenericAdapter):
+        _check_pass(adapter)
     if not classifier:
         adapter.trunk.reset_classifier(0)
     return adapter
+
+
+def _check_pass(adapter: Any) -> None:
+    """Compare the pass with timm's own, once, for models of which that is not known by construction.
+
+    Raises:
+        ValueError: they differ: the adapter pads or cuts images in a way that timm's classifier does not.
+    """
+    mode = adapter.training
+    adapter.eval()
+    image = torch.rand(1, *adapter.trunk.pretrained_cfg["input_size"], generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        adapter(image)
+        expected = adapter.trunk.forward_head(adapter.trunk.forward_features(image), pre_logits=True)
+        try:
+            found = adapter.trunk.forward_head(adapter.final, pre_logits=True)
+            same = torch.allclose(found, expected, rtol=1e-4, atol=1e-4)
+        except (RuntimeError, TypeError, IndexError, AttributeError):  # of final features of another form
+            same = False
+    adapter.train(mode)
+    if not same:
+        raise ValueError(
+            f"outputs 'embedding' and 'top5' of {adapter.model_name} cannot come from the pass that gives its maps, "
+            "which runs the model in another way than timm's classifier does: ask for the pyramid alone."
+        )
 
 
 _WITH_HEAD: dict[type[BackboneAdapter], Any] = {}
@@ -60,7 +89,6 @@ def _with_head(family: type[BackboneAdapter]) -> Any:
     """The subclass of a family that removes nothing and remembers the final features of its last pass."""
 
     class WithHead(family):  # type: ignore[misc, valid-type]
-        keeps_head = True
         final: Tensor
 
         def build_trunk(self, drop_path_rate: float) -> nn.Module:
@@ -82,6 +110,14 @@ def _with_head(family: type[BackboneAdapter]) -> Any:
             self.final = self.trunk.norm(caught[-1])
             return maps
 
+        def _build_key(self) -> Hashable:
+            """Of a GenericAdapter, which remembers what it has found for models of one build."""
+            return super()._build_key(), "with head"
+
+        def _remove_unused(self) -> Removal:
+            """Of a GenericAdapter: nothing is removed."""
+            return Removal()
+
         def _all_cells(self, image: Tensor) -> Sequence[Tensor]:
             """Of a GenericAdapter, which takes the maps from here."""
             trunk = self.trunk
@@ -95,17 +131,17 @@ def _with_head(family: type[BackboneAdapter]) -> Any:
 
         def __reduce__(self) -> Any:
             # The class has no name that pickle could look up.
-            return _revive, (family, self.__dict__)
+            return _blank, (family,), self.__dict__
 
     WithHead.__name__ = WithHead.__qualname__ = f"{family.__name__}WithHead"
     return WithHead
 
 
-def _revive(family: type[BackboneAdapter], state: dict[str, Any]) -> BackboneAdapter:
+def _blank(family: type[BackboneAdapter]) -> BackboneAdapter:
+    """What pickle and copy fill with an adapter's state."""
     cls = with_head(family)
-    adapter = cls.__new__(cls)
-    adapter.__dict__.update(state)
-    return adapter
+    blank: BackboneAdapter = cls.__new__(cls)
+    return blank
 
 
 def last_block(adapter: BackboneAdapter) -> nn.Module:

@@ -63,8 +63,8 @@ def extract(
         images: an image, a folder, a glob, a text file of paths, a COCO json, or a sequence of these.
         model: a timm name, a built adapter (for the pyramid alone), or an adapter's config, such as
             ``dict(model_name='twins_svt_small', out_indices=(1, 2))``.
-        checkpoint: ``'timm'`` for the hub's weights, a path or URL, or ``'random'``; None takes those of the config,
-            else ``'timm'``.
+        checkpoint: ``'timm'`` for the hub's weights, a path or URL, or ``'random'``; None takes those of the config;
+            for a name, ``'timm'``.
         options: see :class:`ExtractionOptions`.
         workers: processes that read images ahead.
         seed: of random weights.

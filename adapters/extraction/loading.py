@@ -1,4 +1,4 @@
-"""Batches from files: read, scaled, normalised and padded in worker processes while the model computes."""
+"""Batches from files: read, scaled and padded in worker processes while the model computes."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -6,13 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from adapters.extraction.planning import Batch
 from adapters.extraction.preprocessing import Preprocessing
-from adapters.extraction.reading import UnreadableImageError, read_rgb
+from adapters.extraction.reading import Size, UnreadableImageError, read_rgb
 
 
 @dataclass
@@ -21,12 +20,15 @@ class LoadedBatch:
 
     Attributes:
         number: which of the batches that were to be loaded.
-        pixels: ``(B, 3, H, W)``; an image that could not be read is all zeros, so that the batch keeps its size.
+        pixels: bytes ``(B, 3, H, W)``, zero where an image does not reach; one that could not be read is all zeros, so
+            that the batch keeps its size.
+        sizes: height and width of each image.
         problems: for each image the reason why it could not be read, or None.
     """
 
     number: int
     pixels: Tensor
+    sizes: tuple[Size, ...]
     problems: list[str | None]
 
 
@@ -50,19 +52,18 @@ class Batches(Dataset[LoadedBatch]):
     def __getitem__(self, number: int) -> LoadedBatch:
         batch = self.batches[number]
         height, width = batch.size
-        pixels = torch.zeros(len(batch.entries), 3, height, width)
+        pixels = torch.zeros(len(batch.entries), 3, height, width, dtype=torch.uint8)
         problems: list[str | None] = []
         for place, entry in enumerate(batch.entries):
             try:
                 image = read_rgb(entry.path, self.max_decoded)
                 if (image.height, image.width) != entry.original:
                     raise UnreadableImageError("the file has changed since the run was planned")
-                fed = self.preprocessing(image)
-                pixels[place] = F.pad(fed, (0, width - fed.shape[-1], 0, height - fed.shape[-2]))
+                pixels[place, :, : entry.fed[0], : entry.fed[1]] = self.preprocessing.scale(image)
                 problems.append(None)
             except UnreadableImageError as error:
                 problems.append(str(error))
-        return LoadedBatch(number, pixels, problems)
+        return LoadedBatch(number, pixels, tuple(entry.fed for entry in batch.entries), problems)
 
 
 def load_batches(batches: Batches, workers: int, lock: Path | None = None) -> Iterator[LoadedBatch]:

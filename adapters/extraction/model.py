@@ -48,12 +48,14 @@ class BatchFeatures:
         tensors = {}
         for index, (feature_map, level) in enumerate(zip(self.maps, levels, strict=False)):
             height, width = (-(-side // level.stride) for side in size)
-            tensors[f"level{index}"] = _copy(feature_map[place, :, :height, :width])
-        return {**tensors, **{key: vector[place].clone() for key, vector in self.vectors.items()}}
+            tensors[f"level{index}"] = _contiguous(feature_map[place, :, :height, :width])
+        return {**tensors, **{key: vector[place] for key, vector in self.vectors.items()}}
 
 
-def _copy(view: Tensor) -> Tensor:
-    """A contiguous copy, made by the calling thread alone: torch would wake the threads that the next batch runs on."""
+def _contiguous(view: Tensor) -> Tensor:
+    """A contiguous tensor, copied by the calling thread alone: torch would wake those that the next batch runs on."""
+    if view.is_contiguous():
+        return view
     if view.dtype == torch.bfloat16:  # which numpy has not
         return torch.from_numpy(np.array(view.view(torch.int16).numpy(), order="C")).view(torch.bfloat16)
     return torch.from_numpy(np.array(view.numpy(), order="C"))
@@ -98,15 +100,20 @@ class Extractor:
         return self
 
     @torch.inference_mode()
-    def __call__(self, pixels: Tensor) -> BatchFeatures:
-        """``(B, 3, H, W)``, ``H`` and ``W`` multiples of :attr:`pad_multiple`, to features on the model's device."""
-        pixels = pixels.to(self.device, non_blocking=True)
+    def __call__(self, pixels: Tensor, sizes: Sequence[tuple[int, int]]) -> BatchFeatures:
+        """Features of a batch, on the model's device.
+
+        Args:
+            pixels: bytes ``(B, 3, H, W)``, ``H`` and ``W`` multiples of :attr:`pad_multiple`.
+            sizes: height and width of each image; the rest of its place is padding.
+        """
+        batch = self.preprocessing.normalise(pixels.to(self.device, non_blocking=True), sizes)
         kept = torch.float32
         if self.options.amp:
             kept = torch.float16 if self.device.type == "cuda" else torch.bfloat16
         autocast = torch.autocast(self.device.type, kept) if self.options.amp else nullcontext()
         with autocast, self._steady_kernels():
-            maps = self.adapter(pixels)
+            maps = self.adapter(batch)
             vectors = self._vectors()
             maps = tuple(m.to(kept) for m in maps) if self.levels else ()
             # A sum is finite where all its terms are, and takes one pass.
@@ -126,7 +133,6 @@ class Extractor:
         if not self.options.needs_head:
             return vectors
         trunk, final = self.adapter.trunk, self.adapter.final
-        assert isinstance(final, Tensor)
         if "embedding" in self.options.outputs:
             vectors["embedding"] = trunk.forward_head(final, pre_logits=True).float()
         if "top5" in self.options.outputs:

@@ -1,9 +1,10 @@
 """From an RGB image to the normalised tensor that a model was trained on, by timm's data config of the model."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from timm.data import create_transform, resolve_data_config
@@ -59,24 +60,36 @@ class Preprocessing:
         scale = shorter / min(height, width)
         return (shorter, round(width * scale)) if height <= width else (round(height * scale), shorter)
 
-    def __call__(self, image: Image.Image) -> Tensor:
-        """An RGB image to ``(3, H, W)`` of :meth:`fed_size`."""
+    def scale(self, image: Image.Image) -> Tensor:
+        """An RGB image to bytes ``(3, H, W)`` of :meth:`fed_size`, red first."""
         height, width = self.fed_size((image.height, image.width))
         if self.size == NATIVE:
-            pixels = create_transform(
+            pixels: Tensor = create_transform(
                 input_size=(3, *self.native_size),
                 interpolation=self.interpolation,
-                mean=(0.0, 0.0, 0.0),
-                std=(1.0, 1.0, 1.0),
                 crop_pct=self.crop_pct,
                 crop_mode=self.crop_mode,
+                normalize=False,
             )(image)
-        else:
-            if (image.height, image.width) != (height, width):
-                image = image.resize((width, height), str_to_pil_interp(self.interpolation))
-            pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
-            pixels = pixels.view(height, width, 3).permute(2, 0, 1).contiguous().float().div_(255)
-        if self.bgr:
-            pixels = pixels.flip(0)
-        mean, std = (torch.tensor(values).view(3, 1, 1) for values in (self.mean, self.std))
-        return pixels.sub_(mean).div_(std)
+            return pixels
+        if (image.height, image.width) != (height, width):
+            image = image.resize((width, height), str_to_pil_interp(self.interpolation))
+        return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+    def normalise(self, pixels: Tensor, sizes: Sequence[Size]) -> Tensor:
+        """Bytes to what the model takes, on their device.
+
+        Args:
+            pixels: ``(B, 3, H, W)``, red first.
+            sizes: height and width of each image; what lies right of it and below becomes zero.
+
+        Returns:
+            ``(B, 3, H, W)``, fp32.
+        """
+        batch = (pixels.flip(1) if self.bgr else pixels).float().div_(255)
+        mean, std = (torch.tensor(values, device=pixels.device).view(3, 1, 1) for values in (self.mean, self.std))
+        batch.sub_(mean).div_(std)
+        for image, (height, width) in zip(batch, sizes, strict=True):
+            image[:, height:] = 0
+            image[:, :, width:] = 0
+        return batch

@@ -53,6 +53,7 @@ class _Load:
         return {
             "number": loaded.number,
             "shape": json.dumps(list(loaded.pixels.shape)),
+            "sizes": json.dumps(loaded.sizes),
             "pixels": loaded.pixels.numpy().tobytes(),
             "problems": json.dumps(loaded.problems),
         }
@@ -70,9 +71,10 @@ class _Worker:
 
     def __call__(self, rows: dict[str, Any]) -> dict[str, Any]:
         lines = []
-        for number, shape, pixels, problems in zip(*(rows[key] for key in ROW), strict=True):
-            tensor = torch.frombuffer(bytearray(pixels), dtype=torch.float32).view(json.loads(shape))
-            loaded = LoadedBatch(int(number), tensor, json.loads(problems))
+        for number, shape, sizes, pixels, problems in zip(*(rows[key] for key in ROW), strict=True):
+            tensor = torch.frombuffer(bytearray(pixels), dtype=torch.uint8).view(json.loads(shape))
+            fed = tuple((height, width) for height, width in json.loads(sizes))
+            loaded = LoadedBatch(int(number), tensor, fed, json.loads(problems))
             features = compute(self.extractor, loaded)
             features = features if isinstance(features, str) else features.to_cpu()
             batch, missing = self.batches[loaded.number], self.missing[loaded.number]
@@ -81,7 +83,7 @@ class _Worker:
         return {"record": lines}
 
 
-ROW = ("number", "shape", "pixels", "problems")
+ROW = ("number", "shape", "sizes", "pixels", "problems")
 
 
 def run_on_ray(

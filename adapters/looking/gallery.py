@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import torch
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
@@ -64,13 +63,10 @@ class Features:
             yield load_file(self.folder / row["file"])[f"level{level}"]
 
     def fed_image(self, path: str) -> Image.Image:
-        """The image as the model got it, its normalisation undone."""
+        """The image as the model got it, before normalisation."""
         row = self.rows[path]
         image = read_rgb(Path(path), max_decoded=float("inf"))
-        fed = self.preprocessing(image)
-        mean, std = (torch.tensor(v).view(3, 1, 1) for v in (self.preprocessing.mean, self.preprocessing.std))
-        pixels = ((fed * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
-        pixels = pixels.flip(0) if self.preprocessing.bgr else pixels
+        pixels = self.preprocessing.scale(image)
         assert pixels.shape[1:] == (row["fed_height"], row["fed_width"])
         return Image.fromarray(pixels.permute(1, 2, 0).numpy())
 
