@@ -323,3 +323,21 @@ def test_python_takes_a_built_adapter(images: Path) -> None:
     assert [m.shape[0] for m in found.maps] == [level.channels for level in backbone.levels]
     with pytest.raises(ValueError, match="give the model's name"):
         next(adapters.extract(image, backbone, options=adapters.ExtractionOptions(outputs=("embedding",))))
+
+
+def test_the_files_are_those_of_safetensors(tmp_path: Path) -> None:
+    """Read by the library, of every type, and aligned."""
+    tensors = {
+        "level0": torch.randn(3, 5, 7),
+        "level1": torch.randn(2, 3, 1).bfloat16(),
+        "level2": torch.randn(4, 1, 3).half(),
+        "top5_index": torch.arange(5),
+    }
+    path = tmp_path / "file.safetensors"
+    writing.write_whole(path, *writing.safetensors_parts(tensors))
+    loaded = load_file(path)
+    assert set(loaded) == set(tensors)
+    for name, tensor in tensors.items():
+        assert loaded[name].dtype == tensor.dtype
+        assert torch.equal(loaded[name], tensor)
+    assert (8 + int.from_bytes(path.read_bytes()[:8], "little")) % 8 == 0

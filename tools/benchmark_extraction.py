@@ -85,7 +85,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--backbone", default="twins_svt_small", help="a timm model, of random weights (default: %(default)s)")
-    add("--images", type=int, default=64, help="default: %(default)s")
+    add("--images", type=int, default=128, help="default: %(default)s")
     add("--size", type=int, nargs=2, default=(384, 512), metavar=("H", "W"), help="pixels (default: 384 512)")
     add("--batch-size", type=int, default=8, help="default: %(default)s")
     add("--workers", type=int, default=2, help="processes that load (default: %(default)s)")

@@ -2,12 +2,15 @@
 
 import errno
 import hashlib
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from safetensors.torch import save
+import torch
 from torch import Tensor
 
 from adapters.extraction.loading import LoadedBatch
@@ -16,6 +19,9 @@ from adapters.extraction.planning import Batch, Entry
 from adapters.extraction.records import FAILED, OK, Record, feature_file_name
 
 PART = ".part"
+
+#: safetensors' names of the types that features have.
+DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64"}
 FEATURES = "features"
 
 
@@ -36,8 +42,12 @@ def told_in_one_line(path: Path) -> Iterator[None]:
         ) from error
 
 
-def write_whole(path: Path, data: bytes) -> None:
+def write_whole(path: Path, *parts: bytes | memoryview) -> None:
     """Write under a temporary name, then rename.
+
+    Args:
+        path: of the file.
+        parts: what it holds, one after the other.
 
     Raises:
         ValueError: the disk is full or cannot be written to.
@@ -45,11 +55,36 @@ def write_whole(path: Path, data: bytes) -> None:
     partial = path.with_name(f".{path.name}.{os.getpid()}{PART}")
     with told_in_one_line(path):
         try:
-            partial.write_bytes(data)
+            with partial.open("wb") as file:
+                file.writelines(parts)
             os.replace(partial, path)
         except OSError:
             partial.unlink(missing_ok=True)
             raise
+
+
+def safetensors_parts(tensors: Mapping[str, Tensor]) -> list[bytes | memoryview]:
+    """A safetensors file in parts: its header, then every tensor's own memory.
+
+    safetensors' ``save`` copies all tensors twice while it holds Python's lock, for which the next batch would wait.
+    The format is a json of types, shapes and places, padded to 8 bytes, after its length; larger types come first, so
+    that all are aligned.
+
+    Args:
+        tensors: contiguous, on the CPU.
+    """
+    header: dict[str, Any] = {}
+    parts: list[bytes | memoryview] = []
+    start = 0
+    for name, tensor in sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0])):
+        raw = tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor  # which numpy has not
+        parts.append(memoryview(raw.numpy()).cast("B"))
+        end = start + len(parts[-1])
+        header[name] = {"dtype": DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
+        start = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return [len(text).to_bytes(8, "little") + text, *parts]
 
 
 def remove_partials(folder: Path) -> None:
@@ -112,8 +147,11 @@ def write_batch(
         if record.index not in wanted:
             continue
         if record.status == OK:
-            data = save(tensors)
-            write_whole(out / FEATURES / feature_file_name(entry.path), data)
-            digest = hashlib.sha256(data).hexdigest()
-            record = Record(**{**vars(record), "checksum": digest, "bytes": len(data)})
+            parts = safetensors_parts(tensors)
+            digest = hashlib.sha256()
+            for part in parts:
+                digest.update(part)
+            write_whole(out / FEATURES / feature_file_name(entry.path), *parts)
+            size = sum(len(part) for part in parts)
+            record = replace(record, checksum=digest.hexdigest(), bytes=size)
         yield record
