@@ -16,6 +16,9 @@ from adapters.pyramid import build_pyramid, count_wanted_maps
 from adapters.trunks import build_trunk, check_model_name, check_trunk_arguments
 from adapters.weights import resolve_source
 
+#: What detectors and segmentors expect of a pyramid, and get by default where a model has these among others.
+DETECTOR_STRIDES = (4, 8, 16, 32)
+
 
 class AdapterOptions(TypedDict, total=False):
     """The keyword arguments that every adapter takes, besides the model's name."""
@@ -42,7 +45,8 @@ class BackboneAdapter(nn.Module):
     Args:
         model_name: a timm model name, with or without a weights tag (``'twins_svt_small.in1k'``).
         out_indices: stages of a pyramid model, blocks of a token model; negative ones count from the end. Default:
-            all stages (the last four where there are more), or four evenly spaced blocks.
+            all stages (where there are more than four, those of strides 4 to 32, or else the last four), or four evenly
+            spaced blocks.
         weights: what :meth:`init_weights` loads: ``None``, ``'timm'`` (the hub's weights of the tag), a path, a URL or
             ``'hf-hub:owner/name'``.
         pyramid: config of a pyramid built inside the adapter, ``dict(type='SimpleFeaturePyramid', out_channels=256)``.
@@ -233,6 +237,9 @@ class BackboneAdapter(nn.Module):
         if tokens:
             wanted = 4 if pyramid is None else count_wanted_maps(pyramid)
             return tuple(sorted({max(count * (k + 1) // wanted - 1, 0) for k in range(wanted)}))
+        strides = [level.stride for level in self.stage_levels]
+        if set(DETECTOR_STRIDES) <= set(strides):
+            return tuple(count - 1 - strides[::-1].index(stride) for stride in DETECTOR_STRIDES)
         return tuple(range(max(count - 4, 0), count))
 
     def _freeze(self, frozen_stages: int) -> list[str]:
