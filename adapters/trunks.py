@@ -92,11 +92,16 @@ def build_trunk(
     Raises:
         ValueError: timm refuses an argument or a value; its reason is passed on.
     """
-    arguments = dict(trunk, in_chans=in_channels, **sizing)
-    if drop_path_rate:
-        arguments["drop_path_rate"] = drop_path_rate
+    # Named even when it is zero: some models have another default.
+    arguments = dict(trunk, in_chans=in_channels, drop_path_rate=drop_path_rate, **sizing)
     try:
-        return timm.create_model(model_name, pretrained=False, **arguments)
+        try:
+            return timm.create_model(model_name, pretrained=False, **arguments)
+        except TypeError as error:
+            if drop_path_rate or "'drop_path_rate'" not in str(error):
+                raise
+            del arguments["drop_path_rate"]
+            return timm.create_model(model_name, pretrained=False, **arguments)
     except TypeError as error:
         refused = next((key for key in arguments if repr(key) in str(error)), None)
         if refused is None:
