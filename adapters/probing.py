@@ -7,6 +7,7 @@ about a second and no memory to speak of.
 import copy
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import TypeVar
 
@@ -55,7 +56,33 @@ def parameters_behind(outputs: Iterable[Tensor]) -> set[int]:
     return found
 
 
-def remove_unused(module: nn.Module, used: set[int], still_runs: Callable[[], bool]) -> None:
+@dataclass
+class Removal:
+    """What has no part in a module's outputs, by name.
+
+    Attributes:
+        modules: submodules that become an Identity.
+        parameters: single parameters that become None.
+        frozen: parameters that the forward pass touches all the same, without effect: they stay, and are frozen.
+    """
+
+    modules: list[str] = field(default_factory=list)
+    parameters: list[str] = field(default_factory=list)
+    frozen: list[str] = field(default_factory=list)
+
+    def apply(self, module: nn.Module) -> None:
+        """Change a module of the same structure as the one that this was found for, in place."""
+        for name in self.modules:
+            parent, attribute = _parent_of(module, name)
+            setattr(parent, attribute, nn.Identity())
+        for name in self.parameters:
+            parent, attribute = _parent_of(module, name)
+            setattr(parent, attribute, None)
+        for name in self.frozen:
+            module.get_parameter(name).requires_grad_(False)
+
+
+def remove_unused(module: nn.Module, used: set[int], still_runs: Callable[[], bool]) -> Removal:
     """Take out of ``module`` the parameters that have no part in its outputs.
 
     A submodule none of whose parameters is used becomes an Identity, a single parameter None. Where the forward pass
@@ -65,20 +92,31 @@ def remove_unused(module: nn.Module, used: set[int], still_runs: Callable[[], bo
         module: changed in place.
         used: what :func:`parameters_behind` found.
         still_runs: says whether the forward pass works after a removal.
+
+    Returns:
+        What was done, to do it to others.
     """
+    done = Removal()
     for name, child in _unused_submodules(module, used):
         parent, attribute = _parent_of(module, name)
         setattr(parent, attribute, nn.Identity())
-        if not still_runs():
-            setattr(parent, attribute, child)
-            child.requires_grad_(False)
+        if still_runs():
+            done.modules.append(name)
+            continue
+        setattr(parent, attribute, child)
+        child.requires_grad_(False)
+        done.frozen += [f"{name}.{own}" for own, _ in child.named_parameters()]
     for name, parameter in list(module.named_parameters()):
         if id(parameter) in used or not parameter.requires_grad:
             continue
         parent, attribute = _parent_of(module, name)
         setattr(parent, attribute, None)
-        if not still_runs():
-            setattr(parent, attribute, parameter.requires_grad_(False))
+        if still_runs():
+            done.parameters.append(name)
+            continue
+        setattr(parent, attribute, parameter.requires_grad_(False))
+        done.frozen.append(name)
+    return done
 
 
 def _unused_submodules(module: nn.Module, used: set[int]) -> list[tuple[str, nn.Module]]:

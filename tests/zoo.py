@@ -155,6 +155,50 @@ ZOO: tuple[Spec, ...] = (
         adapters.GenericAdapter,
         {"trunk": {"depths": (1, 1, 1, 1), "dims": (8, 16, 24, 32)}},
     ),
+    # Models that timm builds for one size: a table for each block, biases with a cache, blocks of the image, flat
+    # tables, two branches, margins.
+    Spec(
+        "beit",
+        "beit_base_patch16_224",
+        adapters.GenericAdapter,
+        {"trunk": {"depth": 2, "embed_dim": 24, "num_heads": 2}},
+        compares=False,
+    ),
+    Spec(
+        "levit",
+        "levit_128s",
+        adapters.GenericAdapter,
+        {"trunk": {"embed_dim": (32, 40, 48), "key_dim": 8, "num_heads": (2, 2, 2), "depth": (1, 1, 1)}},
+        compares=False,
+    ),
+    Spec(
+        "nest",
+        "nest_tiny",
+        adapters.GenericAdapter,
+        {},
+        compares=False,
+    ),
+    Spec(
+        "hiera",
+        "hiera_tiny_224",
+        adapters.GenericAdapter,
+        {"trunk": {"embed_dim": 16, "stages": (1, 1, 1, 1)}},
+        compares=False,
+    ),
+    Spec(
+        "crossvit",
+        "crossvit_tiny_240",
+        adapters.GenericAdapter,
+        {"trunk": {"embed_dim": (24, 48), "depth": ((1, 1, 0), (1, 1, 0)), "num_heads": (2, 2)}},
+        compares=False,
+    ),
+    Spec(
+        "pit",
+        "pit_ti_224",
+        adapters.GenericAdapter,
+        {"trunk": {"base_dims": (8, 8, 8), "depth": (1, 1, 1), "heads": (1, 2, 4)}},
+        compares=False,
+    ),
     Spec(
         "swin",
         "swin_tiny_patch4_window7_224",

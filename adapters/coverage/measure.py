@@ -115,11 +115,15 @@ def check_step(config: Path, name: str) -> None:
         model.data_preprocessor.size = (STEP_SIDE, STEP_SIDE)
         model.data_preprocessor.size_divisor = None
     before = {key: p.detach().clone() for key, p in model.backbone.named_parameters()}
+    reached: set[str] = set()
+    for key, parameter in model.backbone.named_parameters():
+        if parameter.requires_grad:
+            parameter.register_post_accumulate_grad_hook(lambda _, key=key: reached.add(key))
     batch = make_batch(cfg.model, cfg.default_scope, STEP_SIDE, training=True)
     losses = model.train_step(batch, optimizer)
     total = float(losses["loss"])
     require(math.isfinite(total), f"the loss is {total}")
-    without = [key for key, p in model.backbone.named_parameters() if p.requires_grad and p.grad is None]
+    without = [key for key, p in model.backbone.named_parameters() if p.requires_grad and key not in reached]
     require(not without, f"no gradient for {len(without)} parameters of the backbone, such as {without[:1]}")
     moved = sum(not torch.equal(p, before[key]) for key, p in model.backbone.named_parameters())
     require(moved > 0, "the step moved no parameter of the backbone")

@@ -73,7 +73,7 @@ def _set_efficientformer_size(model: nn.Module, size: Size) -> None:
     resolution = (-(-size[0] // 32), -(-size[1] // 32))
     for module in model.modules():
         if isinstance(module, EfficientFormerAttention):
-            module.resolution = resolution  # type: ignore[assignment]
+            module.resolution = resolution
             heads = module.num_heads
             module.attention_biases = nn.Parameter(torch.empty(heads, resolution[0] * resolution[1], device="meta"))
             module.register_buffer("attention_bias_idxs", absolute_offsets(resolution))

@@ -1,7 +1,9 @@
 """Every timm model that has no family of its own, through ``forward_intermediates``."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+import copy
+import functools
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
 
 import torch
 from timm.models.nest import NestLevel
@@ -11,18 +13,30 @@ from torch._subclasses.fake_tensor import DataDependentOutputException
 from adapters.base import BackboneAdapter
 from adapters.families import blueprints
 from adapters.families.checkpointing import checkpoint_blocks
+from adapters.families.crossvit import finish_in_first_branch
 from adapters.families.geometry import EXPECTED_ERRORS, Geometry, NoGeometryError, find_geometry
 from adapters.families.grafting import graft
 from adapters.families.nest import RectangularLevel
 from adapters.families.sized_trunk import SizedTrunk
 from adapters.levels import Level
-from adapters.probing import parameters_behind, probe, remove_unused
+from adapters.probing import Removal, parameters_behind, probe, remove_unused
 from adapters.trunks import UnsupportedSizingError, build_trunk
 
 #: What timm's classes call a free image size, most capable first.
 SIZINGS: tuple[Mapping[str, Any], ...] = ({"dynamic_img_size": True}, {"strict_img_size": False}, {})
 
 Size = tuple[int, int]
+
+#: What building has found out, for the next adapter of the same model: how it is padded and what it has no use for, and
+#: what an image size changes in it. A detector's config is built several times before training starts.
+_KNOWN_PLANS: dict[Hashable, tuple[Geometry, Removal]] = {}
+_KNOWN_SIZED: dict[Hashable, SizedTrunk | None] = {}
+_MOST_KNOWN = 16
+
+
+def _forget_oldest(known: dict[Hashable, Any]) -> None:
+    while len(known) > _MOST_KNOWN:
+        del known[next(iter(known))]
 
 
 class GenericAdapter(BackboneAdapter):
@@ -38,9 +52,6 @@ class GenericAdapter(BackboneAdapter):
     Raises:
         ValueError: the model has no spatial features, or takes images of one size only, with the reason.
     """
-
-    #: Whether layers stay that have no part in the maps (adapters.extraction.head).
-    keeps_head: ClassVar[bool] = False
 
     #: For models without a free size; None for the others.
     sized_trunk: SizedTrunk | None = None
@@ -58,7 +69,11 @@ class GenericAdapter(BackboneAdapter):
                     "maps. Choose a model that does, such as 'resnet50' or 'twins_svt_small'."
                 )
             if "dynamic_img_size" not in sizing:
-                self.sized_trunk = self._find_sized_trunk(trunk)
+                key = self._build_key()
+                if key not in _KNOWN_SIZED:
+                    _KNOWN_SIZED[key] = self._find_sized_trunk(trunk)
+                    _forget_oldest(_KNOWN_SIZED)
+                self.sized_trunk = copy.deepcopy(_KNOWN_SIZED[key])
             return trunk
         raise AssertionError("the last sizing asks timm for nothing")
 
@@ -79,19 +94,32 @@ class GenericAdapter(BackboneAdapter):
     def adapt_trunk(self) -> None:
         if hasattr(self.trunk, "prune_intermediate_layers"):
             super().adapt_trunk()
+        finish_in_first_branch(self.trunk)
         for module in self.trunk.modules():
             if type(module) is NestLevel:
                 graft(module, RectangularLevel)
-        levels = [self.stage_levels[index] for index in self.out_indices]
-        self.geometry = self._find_geometry(levels)
+        key = (self._build_key(), self.out_indices, self.out_norm)
+        known = _KNOWN_PLANS.get(key)
+        if known is None:
+            self.geometry = self._find_geometry([self.stage_levels[index] for index in self.out_indices])
+            _KNOWN_PLANS[key] = self.geometry, self._remove_unused()
+            _forget_oldest(_KNOWN_PLANS)
+        else:
+            self.geometry = known[0]
+            known[1].apply(self.trunk)
+        if self.with_cp:
+            checkpoint_blocks(self.trunk)
+
+    def _build_key(self) -> Hashable:
+        """What decides about the structure of the trunk."""
+        return self.model_name, self.in_channels, repr(sorted(self.trunk_arguments.items()))
+
+    def _remove_unused(self) -> Removal:
         margin = sum(self.pad_margins)
         size = (self.pad_multiple + margin, 2 * self.pad_multiple + margin)
         maps = self._run(size)
         shapes = [feature_map.shape for feature_map in maps]
-        if not self.keeps_head:
-            remove_unused(self.trunk, parameters_behind(maps), still_runs=lambda: self._shapes(size) == shapes)
-        if self.with_cp:
-            checkpoint_blocks(self.trunk)
+        return remove_unused(self.trunk, parameters_behind(maps), still_runs=lambda: self._shapes(size) == shapes)
 
     def forward_trunk(self, image: Tensor) -> Sequence[Tensor]:
         maps = self._all_cells(image)
@@ -109,10 +137,7 @@ class GenericAdapter(BackboneAdapter):
 
     def _find_sized_trunk(self, trunk: nn.Module) -> SizedTrunk | None:
         """None where an image size changes nothing in the model that timm builds."""
-
-        def blueprint(size: Size) -> nn.Module:
-            return blueprints.draw(self.model_name, self.in_channels, self.trunk_arguments, size)
-
+        blueprint = functools.partial(blueprints.draw, self.model_name, self.in_channels, self.trunk_arguments)
         native = self._native_size(trunk)
         try:
             sized = SizedTrunk(blueprint, native)

@@ -12,7 +12,7 @@ class RectangularLevel(NestLevel):
     """A level whose ``block_size`` is ``(h, w)``."""
 
     #: Sides of a block, or one for both where timm has built it so.
-    block_size: int | Size  # type: ignore[assignment]
+    block_size: int | Size
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, H, W)`` -> ``(B, C', H', W')``: halved by the pooling of all but the first level."""

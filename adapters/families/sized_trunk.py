@@ -10,12 +10,14 @@ parameter in every call, so that gradients reach it and nothing is ever stale.
 import copy
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import unset_fake_temporarily
+from torch.amp import is_autocast_available
 
 from adapters.families.positions import Resampling, resampling_of
 
@@ -46,7 +48,7 @@ class SizedTrunk:
     """Views of a trunk, each as timm would build it for another image size.
 
     Args:
-        blueprint: builds timm's model for a size, on the ``meta`` device.
+        blueprint: builds timm's model for a size, on the ``meta`` device; can be pickled.
         native: ``(H, W)``, the size that the trunk was built for.
 
     Raises:
@@ -56,7 +58,7 @@ class SizedTrunk:
     def __init__(self, blueprint: Callable[[Size], nn.Module], native: Size) -> None:
         self._blueprint = blueprint
         self._native = native
-        self._original = blueprint(native)
+        self._original: nn.Module | None = None
         self._changes: OrderedDict[Size, dict[str, Change]] = OrderedDict()
         self._views: dict[Size, _View] = {}
 
@@ -69,7 +71,8 @@ class SizedTrunk:
         return twin
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_views": {}}
+        """What a size changes is worked out anew where it is unpickled."""
+        return {**vars(self), "_original": None, "_changes": OrderedDict(), "_views": {}}
 
     def differs_at(self, size: Size) -> bool:
         """Whether timm builds another model for this size, caches aside.
@@ -95,7 +98,10 @@ class SizedTrunk:
 
     def _changes_at(self, size: Size) -> dict[str, Change]:
         if size not in self._changes:
-            with unset_fake_temporarily(), torch.no_grad():
+            # A size that is new in the middle of training must not shift the random numbers that follow.
+            with unset_fake_temporarily(), torch.no_grad(), torch.device("cpu"), torch.random.fork_rng(devices=[]):
+                if self._original is None:
+                    self._original = self._blueprint(self._native)
                 self._changes[size] = dict(compare(self._original, self._blueprint(size), self._native, size))
         self._changes.move_to_end(size)
         while len(self._changes) > 1 and (len(self._changes) > MOST_SIZES or self._bytes() > MOST_BYTES):
@@ -116,6 +122,7 @@ class _View:
     def __init__(self, trunk: nn.Module, changes: dict[str, Change]) -> None:
         self.trunk = trunk
         self.changes = changes
+        self.moved: dict[int, Tensor] = {}
         paths = {""}
         for name in changes:
             parts = name.split(".")
@@ -136,28 +143,36 @@ class _View:
                 for name, child in original._modules.items()
             }
             if path in self.changes:
-                _lay_over(state, self.changes[path])
+                self._lay_over(state, self.changes[path])
             vars(clone).clear()
             vars(clone).update(state)
         return self.clones[""]
 
-
-def _lay_over(state: dict[str, Any], change: Change) -> None:
-    """Put a change into a module's attributes; what pruning has taken out stays out."""
-    state.update(change.attributes)
-    state.update({name: {} for name in change.caches})
-    for name, buffer in change.buffers.items():
-        old = state["_buffers"].get(name)
-        if old is not None and old.device != buffer.device and not buffer.is_meta:
-            buffer = change.buffers[name] = buffer.to(old.device)
-        state["_buffers"][name] = buffer
-    for name, resample in change.tables.items():
-        table = state["_parameters"].pop(name, None)
-        if table is not None:
-            with torch.autocast(table.device.type, enabled=False):
+    def _lay_over(self, state: dict[str, Any], change: Change) -> None:
+        """Put a change into a module's attributes; what pruning has taken out stays out."""
+        state.update(change.attributes)
+        state.update({name: {} for name in change.caches})
+        for name, buffer in change.buffers.items():
+            own = state["_buffers"].get(name)
+            state["_buffers"][name] = buffer if own is None else self._on_device(buffer, own.device)
+        for name, resample in change.tables.items():
+            table = state["_parameters"].pop(name, None)
+            if table is None:
+                state[name] = None
+                continue
+            with _without_autocast(table.device.type):
                 state[name] = resample(table)
-        else:
-            state[name] = None
+
+    def _on_device(self, buffer: Tensor, device: torch.device) -> Tensor:
+        """Moved once; buffers that modules share stay shared."""
+        moved = self.moved.get(id(buffer), buffer)
+        if moved.device != device:
+            moved = self.moved[id(buffer)] = buffer.to(device)
+        return moved
+
+
+def _without_autocast(device_type: str) -> AbstractContextManager:
+    return torch.autocast(device_type, enabled=False) if is_autocast_available(device_type) else nullcontext()
 
 
 def compare(native: nn.Module, sized: nn.Module, native_size: Size, size: Size) -> Iterator[tuple[str, Change]]:
@@ -200,8 +215,8 @@ def _computed_buffers(module: nn.Module, known: dict[Any, dict[str, Tensor]]) ->
         for key, buffer in module._buffers.items():
             if buffer is not None and buffer.is_meta:
                 module._buffers[key] = torch.empty_like(buffer, device="cpu")
-        if hasattr(module, "init_non_persistent_buffers"):
-            module.init_non_persistent_buffers()
+        if (compute := getattr(module, "init_non_persistent_buffers", None)) is not None:
+            compute()
         known[kind] = {key: buffer for key, buffer in module._buffers.items() if buffer is not None}
     return known[kind]
 
