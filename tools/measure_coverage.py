@@ -18,6 +18,7 @@ import torch
 from adapters.cli import one_line_errors
 from adapters.coverage.report import judge, render
 from adapters.coverage.representatives import representatives
+from adapters.coverage.store import write_json
 from adapters.registry import require_mmengine
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -50,6 +51,7 @@ def main() -> None:
         }
         print(f"{one.family:28} {one.model_name:40} {wrong or 'ok'}")
     if not args.families:
+        write_json(PAGE.with_suffix(".json"), table)
         PAGE.write_text(render(table))
         print(f"written: {PAGE}")
 

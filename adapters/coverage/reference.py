@@ -1,11 +1,14 @@
 """The numbers: an adapter's maps against those of timm's own model, built apart and loaded with the same weights."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import timm
 import torch
 import torch.nn.functional as F
+from timm.layers import resample_abs_pos_embed, resample_abs_pos_embed_nhwc, resize_rel_pos_bias_table_levit
+from timm.models.nest import resize_pos_embed
 from torch import Tensor, nn
 
 from adapters import BackboneAdapter
@@ -14,12 +17,16 @@ from adapters.coverage.checks import Size, WrongError, close, random_image
 
 #: An odd size, small enough for every model.
 ODD: Size = (190, 253)
+#: For models whose classes or filters know squares alone.
+SQUARE: Size = (190, 190)
 
 
 def compare_with_timm(adapter: BackboneAdapter, name: str, native: Size) -> str:
     """Which of timm's own models gives the same maps.
 
-    - ``'built'``: timm's model built with ``img_size`` for the padded image, weights through timm's own filter.
+    - ``'built'``: timm's model built with ``img_size`` for the padded image, weights through timm's own filter; where
+      it has none for a table, through the function that timm has for that kind of table.
+    - ``'square'``: the same for a square image.
     - ``'padded'``: timm's model as it is, on the padded image.
     - ``'native'``: at the model's own size alone.
 
@@ -30,6 +37,7 @@ def compare_with_timm(adapter: BackboneAdapter, name: str, native: Size) -> str:
     reasons = []
     for kind, build, size in (
         ("built", _built_for_the_size, ODD),
+        ("square", _built_for_the_size, SQUARE),
         ("padded", _as_it_is, ODD),
         ("native", _as_it_is, native),
     ):
@@ -64,7 +72,29 @@ def _compare(adapter: BackboneAdapter, name: str, build: Callable[..., nn.Module
 def _built_for_the_size(name: str, state: dict[str, Tensor], size: Size) -> nn.Module:
     blueprint = timm_blueprint.draw(name, 3, {"img_size": size}, device="cpu")
     filtered = blueprint.filter(state) if blueprint.has_filter else dict(state)
+    own = blueprint.model.state_dict()
+    for key, tensor in filtered.items():
+        if key in own and own[key].shape != tensor.shape:
+            filtered[key] = _resized(tensor, own[key]) if tensor.is_floating_point() else own[key]
     return _loaded(blueprint.model, filtered)
+
+
+def _resized(table: Tensor, own: Tensor) -> Tensor:
+    """By timm's function for a table of this form, square to square where the form does not say its grid."""
+    if table.ndim == 2:  # biases of absolute offsets
+        return resize_rel_pos_bias_table_levit(table.t(), tuple(own.t().shape)).t()
+    if table.ndim == 4 and table.shape[:2] == own.shape[:2] and table.shape[3] == own.shape[3]:
+        return resize_pos_embed(table, own)
+    if table.ndim == 4 and table.shape[3] == own.shape[3]:
+        return resample_abs_pos_embed_nhwc(table, list(own.shape[1:3]))
+    if table.ndim == 4:
+        return F.interpolate(table, size=own.shape[2:], mode="bicubic", antialias=True)
+    tokens = table.shape[1]
+    prefix = next(count for count in range(tokens) if math.isqrt(tokens - count) ** 2 + count == tokens)
+    side = math.isqrt(own.shape[1] - prefix)
+    if side * side + prefix != own.shape[1]:
+        raise WrongError(f"{tuple(own.shape)} is no square")
+    return resample_abs_pos_embed(table, [side, side], num_prefix_tokens=prefix)
 
 
 def _as_it_is(name: str, state: dict[str, Tensor], _: Size) -> nn.Module:
