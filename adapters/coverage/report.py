@@ -32,8 +32,8 @@ The other columns: *gradient*, a backward pass at 97 x 65 in train mode reaches 
 equal timm's own to 1e-4 with all parameters randomised: `built` is timm's model built for the padded image with
 `img_size=...` and loaded through timm's own filters (at 190 x 253; `square`: at 190 x 190, where timm knows squares
 alone), `padded` is timm's model as it is on the padded image, `native` the same at the model's own size alone.
-*compile*, `torch.compile(backend="eager", dynamic=False)` gives the same numbers at 97 x 65 (tracing and guards; no code
-is generated). *frozen*, `frozen_stages=1` freezes the stem and the first stage and nothing else. *with_cp*, gradient
+*compile*, `torch.compile(backend="eager", dynamic=False)` gives the same numbers at 97 x 65 (tracing and guards, no
+code). *frozen*, `frozen_stages=1` freezes the stem and the first stage and nothing else. *with_cp*, gradient
 checkpointing recomputes and gives the same gradients. *layer decay*, every parameter has a layer of its own trunk.
 *pyramid*, a model of one stride gives strides 4, 8, 16 and 32 through `SimpleFeaturePyramid`; others have at most four
 levels by default. *det step* and *seg step*, one optimisation step of RetinaNet and of Semantic FPN, as
