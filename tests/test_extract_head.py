@@ -18,7 +18,7 @@ EVERYTHING = ExtractionOptions(outputs=("pyramid", "embedding", "top5"))
 CLASSIFIED = [spec for spec in ZOO if not spec.options.get("stage_norm")]
 
 #: Models whose maps come from a pass of another kind than their classifier's.
-APART = {"pit", "crossvit"}
+APART = {"levit", "pit"}
 
 
 def timm_model(spec: Spec) -> torch.nn.Module:

@@ -78,7 +78,7 @@ def safetensors_parts(tensors: Mapping[str, Tensor]) -> list[bytes | memoryview]
     start = 0
     for name, tensor in sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0])):
         raw = tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor  # which numpy has not
-        parts.append(memoryview(raw.numpy()).cast("B"))
+        parts.append(raw.numpy().data.cast("B"))
         end = start + len(parts[-1])
         header[name] = {"dtype": DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
         start = end
