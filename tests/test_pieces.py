@@ -5,7 +5,7 @@ import torch
 from zoo import ZOO, Spec, image
 
 from adapters import fused_linear, pieces
-from adapters.families import windows
+from adapters.families import window_attention
 
 CUT = [spec for spec in ZOO if spec.name.startswith(("twins_svt", "swinv2_cr", "vit", "convit"))]
 
@@ -24,7 +24,7 @@ def test_maps_are_those_of_the_whole(spec: Spec, monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(pieces, "PIECE_BYTES", 40_000)
     monkeypatch.setattr(pieces, "WHOLE_BYTES", 80_000)
-    for module in (fused_linear, windows):
+    for module in (fused_linear, window_attention):
         monkeypatch.setattr(module, "rows_at_once", short)
     for one, other in zip(adapter(x), whole, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)

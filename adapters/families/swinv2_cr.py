@@ -11,7 +11,8 @@ from torch import Tensor
 from adapters.base import BackboneAdapter
 from adapters.families.grafting import graft
 from adapters.families.reuse import Reuse
-from adapters.families.windows import Axis, Run, Windows
+from adapters.families.window_attention import attend_in_windows
+from adapters.families.windows import Axis
 from adapters.registry import register_model
 
 #: What timm adds to the score of two tokens that the cyclic shift has brought together.
@@ -24,27 +25,24 @@ class WindowAttention(WindowMultiHeadAttention):
     #: Position biases by the window's extent.
     biases: Reuse
 
-    def attend(self, tokens: Tensor, windows: Windows, extent: tuple[int, int]) -> Tensor:
-        """``(B * H * W, C)`` -> the same shape, before the output projection.
+    def attend(self, tokens: Tensor, batch: int, rows: Axis, columns: Axis) -> Tensor:
+        """``(B * H * W, C)`` -> the same shape, before the output projection."""
+        bias = self.position_bias((rows.window, columns.window))
 
-        Only the last windows of each axis can hold pads or cells from the other side, so the masks belong to a few
-        windows, and the others are attended without any.
-        """
-        bias = self.position_bias(extent)
-
-        def scores_of(run: Run) -> Tensor:
-            mask = run.mask(bias.dtype, SHIFT_MASK)
-            return (bias if mask is None else bias + mask).unsqueeze(0)
+        def attention(windows: Tensor, mask: Tensor | None) -> Tensor:
+            return self._attend(windows, bias if mask is None else bias + mask)
 
         bytes_per_token = 3 * tokens.shape[-1] * tokens.element_size()
-        return windows.attend(tokens, self._attend, windows.runs, scores_of, bytes_per_token)
+        return attend_in_windows(tokens, batch, rows, columns, attention, SHIFT_MASK, bytes_per_token)
 
-    def _attend(self, tokens: Tensor, scores: Tensor | None) -> Tensor:
-        """``(windows, L, C)`` and what to add to the scores, ``(1, heads, L, L)`` -> ``(windows, L, C)``."""
-        assert scores is not None
+    def _attend(self, tokens: Tensor, scores: Tensor) -> Tensor:
+        """``(n, L, C)`` and what to add to the scores, ``(heads, L, L)`` or ``(n, heads, L, L)`` -> ``(n, L, C)``."""
         query, key, value = (part.transpose(1, 2) for part in self._queries_keys_values(tokens))
         dropout = self.attn_drop.p if self.training else 0.0
-        out = F.scaled_dot_product_attention(query, key, value, scores.to(query.dtype), dropout_p=dropout, scale=1.0)
+        scores = scores.to(query.dtype)
+        if scores.ndim == 3:
+            scores = scores.unsqueeze(0)
+        out = F.scaled_dot_product_attention(query, key, value, scores, dropout_p=dropout, scale=1.0)
         return out.transpose(1, 2).flatten(2)
 
     def _queries_keys_values(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -111,15 +109,14 @@ class AnySizeBlock(SwinTransformerV2CrBlock):
         rows, columns = (
             window_axis(size, full, shifted) for size, full in zip(x.shape[1:3], self.full_window, strict=True)
         )
-        windows = Windows(x.shape[0], rows, columns, x.device)
         attn = cast(WindowAttention, self.attn)
-        tokens = attn.attend(x.reshape(-1, x.shape[-1]), windows, (rows.window, columns.window))
+        tokens = attn.attend(x.reshape(-1, x.shape[-1]), x.shape[0], rows, columns)
         return attn.proj_drop(attn.proj(tokens)).view(x.shape)
 
 
 def window_axis(size: int, full_window: int, shifted: bool) -> Axis:
     """One side of a stage's grid. A side no larger than a window is one window, neither padded nor shifted."""
-    return Axis(size, min(size, full_window), full_window // 2 if shifted and size > full_window else 0)
+    return Axis(size, full_window, full_window // 2 if shifted else 0) if size > full_window else Axis(size, size)
 
 
 @register_model

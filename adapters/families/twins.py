@@ -10,7 +10,8 @@ from typing_extensions import Unpack
 
 from adapters.base import AdapterOptions, BackboneAdapter
 from adapters.families.grafting import graft
-from adapters.families.windows import Axis, Windows
+from adapters.families.window_attention import attend_in_windows
+from adapters.families.windows import Axis
 from adapters.registry import register_model
 
 WINDOW_PADDINGS = ("zero", "mask", "mmseg")
@@ -25,14 +26,15 @@ class WindowAttention(LocallyGroupedAttn):
         """``(B, H * W, C)`` on an ``H x W`` grid -> the same shape."""
         batch, tokens, channels = x.shape
         rows, columns = (Axis(side, self.ws) for side in size)
-        windows = Windows(batch, rows, columns, x.device)
         both_padded = rows.size != rows.padded and columns.size != columns.padded
         masked = self.padding == "mask" or (self.padding == "mmseg" and both_padded)
-        joined = windows.attend(
+        joined = attend_in_windows(
             x.reshape(-1, channels),
+            batch,
+            rows,
+            columns,
             self._attend,
-            windows.runs if masked else [windows.whole],
-            lambda run: run.mask(x.dtype, 0.0),
+            apart=0.0 if masked else None,
             bytes_per_token=3 * channels * x.element_size(),
         )
         return self.proj_drop(self.proj(joined)).view(batch, tokens, channels)

@@ -4,17 +4,15 @@ Padding, cyclic shift and partition are one gather by precomputed indices, and u
 faster on a CPU than padding, rolling and permuting one after the other.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import functools
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-
-from adapters.pieces import rows_at_once
-
-Attention = Callable[[Tensor, Tensor | None], Tensor]
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 #: Label of a pad among the labels of a window's cells.
 PAD = -1
@@ -87,9 +85,6 @@ class Run:
         return scores.masked_fill(~same, apart).masked_fill(is_pad, float("-inf"))
 
 
-ScoresOf = Callable[[Run], Tensor | None]
-
-
 class Windows:
     """The windows of a batch of equal grids: where each cell goes, and where it comes back from.
 
@@ -137,40 +132,6 @@ class Windows:
         """All windows as one run, attended without a mask."""
         return replace(self.runs[0], start=0, stop=self.runs[-1].stop, plain=True)
 
-    def attend(
-        self, tokens: Tensor, attention: Attention, runs: Sequence[Run], scores_of: ScoresOf, bytes_per_token: int
-    ) -> Tensor:
-        """Attention inside every window.
-
-        Args:
-            tokens: ``(B * H * W, C)``.
-            attention: ``(n, L, C)`` of n windows, and scores to add or None -> ``(n, L, C)``.
-            runs: the windows, in groups that share their scores: :attr:`runs`, or :attr:`whole` alone.
-            scores_of: of a run, for ``attention``.
-            bytes_per_token: of the largest intermediate result of ``attention``.
-
-        Returns:
-            ``(B * H * W, C)``.
-        """
-        count = runs[-1].stop
-        step = rows_at_once(tokens, count, self.area * bytes_per_token)
-        if step == count:
-            split = self.split(tokens)
-            parts = [attention(split[run.start : run.stop], scores_of(run)) for run in runs]
-            return self.join(torch.cat(parts) if len(parts) > 1 else parts[0])
-        out: Tensor | None = None
-        for run in runs:
-            scores = scores_of(run)
-            for start in range(run.start, run.stop, step):
-                stop = min(start + step, run.stop)
-                piece = self.gather(tokens, start * self.area, stop * self.area)
-                part = attention(piece.view(-1, self.area, tokens.shape[-1]), scores)
-                if out is None:
-                    out = part.new_empty(count, *part.shape[1:])
-                out[start:stop] = part
-        assert out is not None
-        return self.join(out)
-
     def split(self, tokens: Tensor) -> Tensor:
         """``(B * H * W, C)`` -> ``(windows, L, C)``, zeros where a window reaches past the grid."""
         return _Split.apply(tokens, self).view(-1, self.area, tokens.shape[-1])
@@ -192,6 +153,19 @@ class Windows:
     def scatter(self, windows: Tensor) -> Tensor:
         """The data of :meth:`join`, ``(B * H * W, C)``."""
         return windows.index_select(0, self._inverse)
+
+
+def windows_of(batch: int, rows: Axis, columns: Axis, device: torch.device) -> Windows:
+    """The windows of a batch of equal grids, made once for all blocks and passes that cut alike."""
+    if is_in_torch_dispatch_mode():  # tensors that hold no data must not be kept for others
+        return Windows(batch, rows, columns, device)
+    return _kept_windows(batch, rows, columns, device)
+
+
+@functools.lru_cache(maxsize=32)
+def _kept_windows(batch: int, rows: Axis, columns: Axis, device: torch.device) -> Windows:
+    with torch.inference_mode(False):
+        return Windows(batch, rows, columns, device)
 
 
 # Each is the other's derivative. Autograd would derive an indexed addition instead, which is far slower.
