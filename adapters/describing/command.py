@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import redirect_stdout
 from typing import Any
 
 from rich.console import Console
@@ -127,18 +128,20 @@ def describe_config(name: str, args: argparse.Namespace) -> tuple[Row, Any]:
         ValueError: as ``load_config``, or the model cannot be built or run.
     """
     require_mmengine("describing a config")
-    from mmengine.registry import MODELS
+    with redirect_stdout(sys.stderr):
+        from mmengine.registry import MODELS
 
-    from adapters.describing.backbones import build_without_data
-    from adapters.describing.configs import count_config
-    from adapters.fitting.config_tree import find_owner
-    from adapters.runner import load_config, make_parser
+        from adapters.describing.backbones import build_without_data
+        from adapters.describing.configs import count_config
+        from adapters.fitting.config_tree import find_owner
+        from adapters.runner import load_config, make_parser
 
     arguments = [name, *(["--backbone", args.backbone] if args.backbone else [])]
     if args.cfg_options:
         arguments += ["--cfg-options", *args.cfg_options]
-    cfg, _ = load_config(make_parser("").parse_args(arguments))
-    cost = count_config(cfg, tuple(args.size) if args.size else None)
+    with redirect_stdout(sys.stderr):  # mmdet and mmseg print when they are imported
+        cfg, _ = load_config(make_parser("").parse_args(arguments))
+        cost = count_config(cfg, tuple(args.size) if args.size else None)
     backbone = find_owner(cfg.model)[0]["backbone"]
     levels: Sequence[Any] = ()
     if "TimmAdapter" in str(backbone.get("type") if isinstance(backbone, dict) else ""):

@@ -1,7 +1,9 @@
 """``docs/published_counts.md``: published parameters and FLOPs beside ours, and how they were counted."""
 
 import argparse
+import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 
 from rich.console import Console
@@ -43,7 +45,8 @@ reproduces the figures, all within {flops:.0%}:
 
 def describe_published(args: argparse.Namespace, console: Console) -> int:
     """Print the comparison; 1 where a count is further off than it may be."""
-    comparisons = compare_published()
+    with redirect_stdout(sys.stderr):  # mmdet and mmseg print when they are imported
+        comparisons = compare_published()
     table = [row(comparison) for comparison in comparisons]
     if args.json:
         print(to_json(table))
