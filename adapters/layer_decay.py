@@ -111,6 +111,8 @@ class TimmLayerDecayConstructor(DefaultOptimWrapperConstructor):
         """One group for each combination of settings, the learning rates scaled, from one for each parameter."""
         layers, spared = _read_backbones(model)
         names = {id(parameter): name for name, parameter in model.named_parameters()}
+        base_lr = self.base_lr
+        assert base_lr is not None  # checked when the constructor was built
         merged: dict[tuple, dict] = {}
         described: dict[tuple, list[str]] = {}
         for group in params:
@@ -118,7 +120,7 @@ class TimmLayerDecayConstructor(DefaultOptimWrapperConstructor):
             settings = {key: value for key, value in group.items() if key != "params"}
             layer, head = layers.get(id(parameter), (None, 0))
             scale = 1.0 if layer is None else self.decay_rate ** (head - layer)
-            settings["lr"] = settings.get("lr", self.base_lr) * scale
+            settings["lr"] = settings.get("lr", base_lr) * scale
             if id(parameter) in spared and "decay_mult" not in settings:
                 settings["weight_decay"] = 0.0
             key = (-1 if layer is None else layer, scale, *sorted((k, str(v)) for k, v in settings.items()))

@@ -156,13 +156,18 @@ def rows(cases: Sequence[Case], results: Mapping[str, Result]) -> list[dict[str,
             "parameters (M)": round(results[case.name]["parameters"] / 1e6, 1),
             "mIoU": results[case.name]["mIoU"],
             "floor": case.floor,
-            "beside": f"{case.native} {results[case.native]['mIoU']}" if case.native in results else "",
+            "beside": _beside(case, results),
             "seconds": results[case.name]["seconds"],
             "verdict": judge(case, results) or "ok",
         }
         for case in cases
         if case.name in results
     ]
+
+
+def _beside(case: Case, results: Mapping[str, Result]) -> str:
+    native = case.native
+    return f"{native} {results[native]['mIoU']}" if native is not None and native in results else ""
 
 
 def prepare_data(budget: Budget, out: Path) -> Path:
