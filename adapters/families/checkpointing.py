@@ -24,11 +24,11 @@ def checkpoint_blocks(trunk: Any) -> None:
 def _checkpointed(cls: Any) -> type[nn.Module]:
     """A subclass that recomputes its forward pass during the backward pass."""
 
-    def forward(self: nn.Module, *arguments: Any) -> Any:
+    def forward(self: nn.Module, *arguments: Any, **named: Any) -> Any:
         if not torch.is_grad_enabled():
-            return cls.forward(self, *arguments)
+            return cls.forward(self, *arguments, **named)
         run = functools.partial(cls.forward, self)
-        return torch.utils.checkpoint.checkpoint(run, *arguments, use_reentrant=False)
+        return torch.utils.checkpoint.checkpoint(run, *arguments, use_reentrant=False, **named)
 
     return type(f"Checkpointed{cls.__name__}", (cls,), {"forward": forward})
 
