@@ -9,7 +9,7 @@ READY := $(VENV)/ready
 # Threads that wait without spinning: on few cores, any other process makes spinning ones ten times slower.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help setup demo seg-demo bench test lint format clean
+.PHONY: help setup demo seg-demo bench bench-extract coverage learning test lint format clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -39,6 +39,15 @@ seg-demo: setup  ## the same for a segmentor, pictures in work_dirs/seg-demo
 
 bench: setup  ## time and memory beside timm and mmseg (an hour on 2 cores), table in work_dirs/benchmark
 	cd $(ROOT) && $(BIN)/python tools/benchmark.py
+
+bench-extract: setup  ## feature extraction beside the bare forward pass
+	cd $(ROOT) && $(BIN)/python tools/benchmark_extraction.py
+
+coverage: setup  ## every family of timm's, at five sizes, table in docs/coverage.md (an hour on 2 cores)
+	cd $(ROOT) && $(BIN)/python tools/measure_coverage.py
+
+learning: setup  ## train each family beside mmseg's and mmdet's native classes, table in work_dirs/learning_check
+	cd $(ROOT) && $(BIN)/python tools/learning_check.py
 
 test: setup  ## all tests, two at a time
 	cd $(ROOT) && $(BIN)/python -m pytest -n 2
