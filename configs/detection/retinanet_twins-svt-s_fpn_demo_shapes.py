@@ -10,4 +10,5 @@ param_scheduler = [
 # Many small steps teach random weights more in the same time than few large ones.
 train_dataloader = dict(batch_size=2)
 optim_wrapper = dict(optimizer=dict(lr=4e-4))
+auto_scale_lr = dict(base_batch_size=2)
 randomness = dict(seed=0)
