@@ -111,13 +111,12 @@ class TimmLayerDecayConstructor(DefaultOptimWrapperConstructor):
         """One group for each combination of settings, the learning rates scaled, from one for each parameter."""
         layers, spared = _read_backbones(model)
         names = {id(parameter): name for name, parameter in model.named_parameters()}
-        base_lr = self.base_lr
-        assert base_lr is not None  # checked when the constructor was built
+        base_lr: Any = self.base_lr
         merged: dict[tuple, dict] = {}
         described: dict[tuple, list[str]] = {}
         for group in params:
             (parameter,) = group["params"]
-            settings = {key: value for key, value in group.items() if key != "params"}
+            settings: dict[str, Any] = {key: value for key, value in group.items() if key != "params"}
             layer, head = layers.get(id(parameter), (None, 0))
             scale = 1.0 if layer is None else self.decay_rate ** (head - layer)
             settings["lr"] = settings.get("lr", base_lr) * scale
