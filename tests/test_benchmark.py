@@ -289,7 +289,7 @@ def test_real_processes_measure_everything(case: Case, dtype: str) -> None:
 
 
 def test_memory_growth_compares_sizes_and_times_nothing() -> None:
-    case = replace(SVT, peer=ADAPTER, size=(512, 512), peer_size=(128, 128), peer_options=SVT.options)
+    case = replace(SVT, peer=ADAPTER, size=(1024, 1024), peer_size=(128, 128), peer_options=SVT.options)
     result = measure(replace(case, reference=None, timed=False))
     assert result.ours.seconds == []
     assert result.map_errors is None

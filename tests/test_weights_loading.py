@@ -41,7 +41,7 @@ def changed(**tensors: Any) -> StateDict:
 
 @pytest.mark.parametrize("spec", ZOO, ids=str)
 def test_every_family_loads_timms_checkpoint_and_its_own(tmp_path: Path, spec: Spec) -> None:
-    model = timm_model(spec.model_name, dict(spec.options["trunk"]))
+    model = timm_model(spec.model_name, dict(spec.options.get("trunk", {})))
     save_file(model.state_dict(), str(tmp_path / "a.safetensors"))
     adapter = spec.build(weights=str(tmp_path / "a.safetensors"))
     adapter.init_weights()

@@ -114,6 +114,9 @@ def _with_head(family: type[BackboneAdapter]) -> Any:
             """Of a GenericAdapter, which remembers what it has found for models of one build."""
             return super()._build_key(), "with head"
 
+        def _cut_dead_ends(self) -> None:
+            """Of a GenericAdapter: what reaches no map may reach the classifier."""
+
         def _remove_unused(self) -> Removal:
             """Of a GenericAdapter: nothing is removed."""
             return Removal()

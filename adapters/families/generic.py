@@ -91,10 +91,14 @@ class GenericAdapter(BackboneAdapter):
         assert self.geometry is not None
         return self.geometry.before, self.geometry.after
 
+    def _cut_dead_ends(self) -> None:
+        """Leave out what runs and does not reach any map."""
+        finish_in_first_branch(self.trunk)
+
     def adapt_trunk(self) -> None:
         if hasattr(self.trunk, "prune_intermediate_layers"):
             super().adapt_trunk()
-        finish_in_first_branch(self.trunk)
+        self._cut_dead_ends()
         for module in self.trunk.modules():
             if type(module) is NestLevel:
                 graft(module, RectangularLevel)
