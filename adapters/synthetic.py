@@ -95,8 +95,8 @@ def _sample_maker(model: Mapping) -> Callable[[np.random.Generator, int, int], B
 
 
 def _boxes(rng: np.random.Generator, size: int, count: int) -> torch.Tensor:
-    """Boxes of a quarter to a half of the image, all inside."""
-    sides = rng.uniform(0.25, 0.5, (count, 2)) * size
+    """Boxes of an eighth to a half of the image, all inside."""
+    sides = rng.uniform(0.125, 0.5, (count, 2)) * size
     corners = rng.uniform(0, 1, (count, 2)) * (size - sides)
     return torch.from_numpy(np.hstack([corners, corners + sides])).float()
 

@@ -165,8 +165,9 @@ def test_a_frozen_recipe_freezes_all_and_the_others_nothing(path: Path) -> None:
     assert frozen_stages == (stages if "_frozen_" in path.stem else -1)
 
 
-@pytest.mark.parametrize(("model_name", "channels"), [("twins_svt_small", 512), ("vit_tiny_patch16_224", 192)])
+@pytest.mark.parametrize(("model_name", "channels"), [("twins_svt_small", 256), ("vit_tiny_patch16_224", 192)])
 def test_a_linear_probe_follows_its_backbone(model_name: str, channels: int) -> None:
+    """At the stride that it had, 16."""
     cfg = recipes.read(recipes.REPOSITORY / "configs/segmentation/linear_dinov3-vit-s_frozen_40k_ade20k-512x512.py")
     register_scope(cfg)
     lines = fit_backbone(cfg, model_name)
