@@ -16,7 +16,7 @@ from urllib.request import url2pathname
 import torch
 from filelock import FileLock
 from timm.models import load_state_dict_from_hf
-from tqdm import tqdm  # type: ignore[import-untyped]
+from tqdm import tqdm
 
 from adapters.checkpoints.files import read
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 import timm
-from tqdm import tqdm  # type: ignore[import-untyped]
+from tqdm import tqdm
 
 from adapters.coverage.child import collect
 from adapters.coverage.store import read_json, write_json

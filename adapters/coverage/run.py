@@ -5,7 +5,7 @@ from pathlib import Path
 
 import timm
 import torch
-from tqdm import tqdm  # type: ignore[import-untyped]
+from tqdm import tqdm
 
 from adapters.coverage import measure, peers
 from adapters.coverage.child import collect

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm import tqdm  # type: ignore[import-untyped]
+from tqdm import tqdm
 
 from adapters.extraction.engine import OUT_OF_MEMORY, Computed, Writer, run_locally
 from adapters.extraction.folder import (

@@ -11,7 +11,7 @@ from urllib.parse import quote
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
-from tqdm import tqdm  # type: ignore[import-untyped]
+from tqdm import tqdm
 
 from adapters.extraction.folder import SETTINGS
 from adapters.extraction.manifest import read_manifest

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from tqdm import tqdm  # type: ignore[import-untyped]
+from tqdm import tqdm
 
 from adapters.shapes.outlines import CLASSES
 from adapters.shapes.photographs import PHOTOGRAPHS, photograph_folder
