@@ -53,7 +53,7 @@ def draw_predictions(runner: Runner, path: Path) -> None:
     colours = dict(zip(meta["classes"], meta["palette"], strict=True))
     patches = [Patch(color=_unit(colours[name]), label=name) for name in shown]
     figure.legend(handles=patches, loc="outside lower center", ncols=len(shown), frameon=False)
-    _save(figure, path)
+    _save(figure, path, meta["palette"])
 
 
 def _draw_boxes(axis: Axes, result: Any, predicted: bool, meta: Mapping[str, Any]) -> None:
@@ -118,13 +118,20 @@ def _unit(colour: Sequence[int]) -> tuple[float, ...]:
     return tuple(channel / 255 for channel in colour)
 
 
-def _save(figure: Figure, path: Path) -> None:
-    """Write a figure as a PNG of 256 colours, a third of the size, under a temporary name first."""
+def _save(figure: Figure, path: Path, colours: Sequence[Sequence[int]] = ()) -> None:
+    """Write a figure as a PNG of 256 colours, a third of the size, under a temporary name first.
+
+    ``colours`` (0 to 255) are among them, however little of the picture they cover.
+    """
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=110)
     plt.close(figure)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.part")
     with Image.open(buffer) as image:
-        image.convert("RGB").quantize(256, dither=Image.Dither.FLOYDSTEINBERG).save(temporary, "PNG", optimize=True)
+        pixels = image.convert("RGB")
+    palette = Image.new("P", (1, 1))
+    found = pixels.quantize(256 - len(colours)).getpalette() or []
+    palette.putpalette(found[: 3 * (256 - len(colours))] + [value for colour in colours for value in colour])
+    pixels.quantize(palette=palette, dither=Image.Dither.NONE).save(temporary, "PNG", optimize=True)
     os.replace(temporary, path)
