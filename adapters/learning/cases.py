@@ -51,7 +51,7 @@ CASES: tuple[Case, ...] = (
             trunk=dict(embed_dims=WIDTHS, depths=DEPTHS, num_heads=HEADS),
         ),
         tuple(WIDTHS),
-        floor=0.45,
+        floor=0.55,
         native="mmseg SVT",
     ),
     Case(
@@ -69,7 +69,7 @@ CASES: tuple[Case, ...] = (
             norm_after_stage=True,
         ),
         tuple(WIDTHS),
-        floor=0.45,
+        floor=0.55,
     ),
     Case(
         "swinv2_cr",
@@ -77,7 +77,7 @@ CASES: tuple[Case, ...] = (
             "swinv2_cr_tiny_ns_224", trunk=dict(embed_dim=WIDTHS[0], depths=tuple(DEPTHS), num_heads=tuple(HEADS))
         ),
         tuple(WIDTHS),
-        floor=0.45,
+        floor=0.55,
         native="mmdet Swin",
     ),
     Case(
@@ -87,7 +87,7 @@ CASES: tuple[Case, ...] = (
             trunk=dict(embed_dim=WIDTHS[0], depths=tuple(DEPTHS), num_heads=tuple(HEADS)),
         ),
         tuple(WIDTHS),
-        floor=0.45,
+        floor=0.55,
         native="mmdet Swin",
     ),
     Case(
@@ -101,7 +101,7 @@ CASES: tuple[Case, ...] = (
             drop_path_rate=0.0,
         ),
         tuple(WIDTHS),
-        floor=0.45,
+        floor=0.55,
     ),
     Case(
         "rope vit + pyramid",
@@ -111,7 +111,7 @@ CASES: tuple[Case, ...] = (
             trunk=dict(embed_dim=256, depth=6, num_heads=4),
         ),
         (PYRAMID_CHANNELS,) * 4,
-        floor=0.30,
+        floor=0.55,
     ),
     Case(
         "convit + pyramid",
@@ -121,7 +121,7 @@ CASES: tuple[Case, ...] = (
             trunk=dict(embed_dim=64, num_heads=4, depth=6, local_up_to_layer=5),
         ),
         (PYRAMID_CHANNELS,) * 4,
-        floor=0.30,
+        floor=0.55,
     ),
 )
 
