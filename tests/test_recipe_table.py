@@ -54,7 +54,9 @@ def test_what_has_changed_is_counted_again(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_figures_and_commands() -> None:
-    rows = {line.split("]")[0][3:]: line for line in recipe_table.README.read_text().splitlines() if "[" in line[:3]}
+    rows = {
+        line.split("]")[0][3:]: line for line in recipe_table.README.read_text().splitlines() if line.startswith("| [")
+    }
     assert len(rows) == len(recipes.RECIPES)
     assert "| box AP 42.9, mask AP 40.0 |" in rows["mask-rcnn_twins-pcpvt-s_fpn_1x_coco"]
     assert (
