@@ -23,7 +23,7 @@ $(READY): $(ROOT)/requirements/constraints.txt $(ROOT)/setup.py
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) "setuptools>=80,<81" wheel packaging ninja
 	$(PIP) torch torchvision timm
-	@echo "Installing OpenMMLab; compiling mmcv takes 9 to 10 minutes on 2 cores the first time, pip keeps the wheel."
+	@echo "Installing OpenMMLab; compiling mmcv takes about 10 minutes on 2 cores the first time, pip keeps the wheel."
 	CFLAGS=-g0 $(PIP) --no-build-isolation onedl-mmengine onedl-mmcv onedl-mmdetection onedl-mmsegmentation
 	# opencv-python needs libGL, which a bare machine lacks; the headless build of the same version does not.
 	$(BIN)/pip uninstall --yes opencv-python opencv-python-headless
