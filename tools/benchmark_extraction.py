@@ -35,7 +35,7 @@ def main() -> int:
     """Draw, measure, print."""
     args = parse_arguments()
     height, width = args.size
-    options = ExtractionOptions(batch_size=args.batch_size, threads=torch.get_num_threads(), device=args.device)
+    options = ExtractionOptions(batch_size=args.batch_size, device=args.device)
     extractor = build_extractor(args.backbone, options, RANDOM).prepare()
     with tempfile.TemporaryDirectory(dir=args.work_dir) as folder:
         draw_images(Path(folder, "images"), args.images, (height, width))
@@ -64,7 +64,7 @@ def main() -> int:
             shutil.rmtree(out)
     ratio = statistics.median(whole) / statistics.median(bare)
     images = f"{args.images} images of {height} x {width}"
-    print(f"{args.backbone}, {images}, batches of {args.batch_size}, {options.threads} threads")
+    print(f"{args.backbone}, {images}, batches of {args.batch_size}, {torch.get_num_threads()} threads")
     for name, times in (("forward alone", bare), ("extraction", whole)):
         print(f"  {name:14} {statistics.median(times):7.2f} s  ({', '.join(f'{t:.2f}' for t in times)})")
     print(f"  {written / 1e6:.0f} MB written; {ratio:.3f} times the forward passes (limit {args.limit:g})")

@@ -14,7 +14,7 @@ from adapters.extraction.building import RANDOM, build_extractor, read_config
 from adapters.extraction.folder import recorded_threads
 from adapters.extraction.inputs import find_images
 from adapters.extraction.model import Extractor
-from adapters.extraction.options import NATIVE, OUTPUTS, ExtractionOptions
+from adapters.extraction.options import NATIVE, OUTPUTS, ExtractionOptions, default_threads
 from adapters.extraction.run import ENGINES, Summary, run_extraction
 from adapters.pyramid import PYRAMIDS
 
@@ -46,7 +46,7 @@ def add_input_arguments(parser: argparse.ArgumentParser) -> None:
         help="megapixels read (default: %(default)g)",
     )
     add("--workers", type=int, default=2, help="processes that load; with Ray, that compute (default: %(default)s)")
-    add("--threads", type=int, help="CPU threads of the model (default: torch's own)")
+    add("--threads", type=int, help="CPU threads of a batch; several run at once (default: a quarter of torch's)")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="default: %(default)s")
     add("--amp", action="store_true", help="autocast: fp16 on a GPU, bfloat16 on the CPU; maps are kept so")
     add("--seed", type=int, default=0, help="of random weights (default: %(default)s)")
@@ -79,7 +79,7 @@ def options_of(args: argparse.Namespace, outputs: str) -> ExtractionOptions:
     Raises:
         ValueError: a value that is not allowed.
     """
-    threads = args.threads if args.threads is not None else recorded_threads(args.out) or torch.get_num_threads()
+    threads = args.threads if args.threads is not None else recorded_threads(args.out) or default_threads()
     return ExtractionOptions(
         outputs=tuple(outputs.split(",")),
         size=parse_size(args.size),

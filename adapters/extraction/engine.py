@@ -1,8 +1,15 @@
-"""The local engine: worker processes load, this process computes, a thread of it writes."""
+"""The local engine: worker processes load, threads of this process compute, another writes.
+
+On a CPU several batches are computed at once, each on a share of the cores: threads that work on batches of their own
+never wait for each other, as those that share a matrix product do, and what loading and writing take of one core delays
+one batch alone.
+"""
 
 import queue
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -41,7 +48,7 @@ OUT_OF_MEMORY = "out of memory"
 def run_locally(
     extractor: Extractor, batches: Sequence[Batch], workers: int, lock: Path | None = None
 ) -> Iterator[Computed]:
-    """Compute batches in their order, reading ahead.
+    """Compute batches, reading ahead, and give them in their order.
 
     Args:
         extractor: prepared.
@@ -52,8 +59,39 @@ def run_locally(
     if not batches:
         return
     source = Batches(batches, extractor.preprocessing, extractor.options.max_decoded)
-    for loaded in load_batches(source, workers, lock):
-        yield batches[loaded.number], loaded, compute(extractor, loaded)
+    streams = min(_streams(extractor), len(batches))
+    free: queue.SimpleQueue[Extractor] = queue.SimpleQueue()
+    for one in (extractor, *(extractor.twin() for _ in range(streams - 1))):
+        free.put(one)
+
+    def compute_on_free(loaded: LoadedBatch) -> BatchFeatures | str:
+        one = free.get()
+        try:
+            return compute(one, loaded)
+        finally:
+            free.put(one)
+
+    pending: deque[tuple[LoadedBatch, Future[BatchFeatures | str]]] = deque()
+    threads = torch.get_num_threads()
+    pool = ThreadPoolExecutor(streams, "compute", torch.set_num_threads, (extractor.options.threads,))
+    try:
+        for loaded in load_batches(source, workers, lock):
+            pending.append((loaded, pool.submit(compute_on_free, loaded)))
+            # One more than are computed, so that a stream finds its next batch at once.
+            if len(pending) > streams:
+                done, future = pending.popleft()
+                yield batches[done.number], done, future.result()
+        for done, future in pending:
+            yield batches[done.number], done, future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+        # Each thread has a number of its own, but MKL's is the process's.
+        torch.set_num_threads(threads)
+
+
+def _streams(extractor: Extractor) -> int:
+    """How many batches to compute at once; a GPU takes one after the other."""
+    return max(1, torch.get_num_threads() // extractor.options.threads) if extractor.device.type == "cpu" else 1
 
 
 class Writer:

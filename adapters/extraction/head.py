@@ -88,6 +88,7 @@ def with_head(family: type[BackboneAdapter]) -> Any:
 def _with_head(family: type[BackboneAdapter]) -> Any:
     """The subclass of a family that removes nothing and remembers the final features of its last pass."""
 
+    # mypy knows no base class that is a value.
     class WithHead(family):  # type: ignore[misc, valid-type]
         final: Tensor
 

@@ -19,6 +19,7 @@ def require_pyarrow() -> Any:
         ModuleNotFoundError: it is not installed.
     """
     try:
+        # pyarrow comes without types.
         import pyarrow  # type: ignore[import-untyped]
         import pyarrow.parquet  # type: ignore[import-untyped]
     except ModuleNotFoundError as error:

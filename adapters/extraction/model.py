@@ -1,5 +1,6 @@
 """The model of an extraction, run on batches."""
 
+import copy
 import hashlib
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -91,13 +92,19 @@ class Extractor:
         return self.adapter.pad_multiple
 
     def prepare(self) -> "Extractor":
-        """Move the model to its device, and set this process's threads."""
+        """Move the model to its device."""
         try:
             self.adapter.to(self.device)
         except (RuntimeError, AssertionError) as error:
             raise ValueError(f"device={self.options.device!r} cannot be used here: {error}") from error
-        torch.set_num_threads(self.options.threads)
         return self
+
+    def twin(self) -> "Extractor":
+        """The same model over the same weights, for a thread of its own: what a pass leaves behind is not shared."""
+        shared = {id(tensor): tensor for tensor in (*self.adapter.parameters(), *self.adapter.buffers())}
+        other = copy.copy(self)
+        other.adapter = copy.deepcopy(self.adapter, shared)
+        return other
 
     @torch.inference_mode()
     def __call__(self, pixels: Tensor, sizes: Sequence[tuple[int, int]]) -> BatchFeatures:

@@ -13,6 +13,15 @@ NATIVE = "native"
 BATCH_PIXELS = 8 * 1024 * 1024
 
 
+#: Batches that are computed at once at most, unless fewer threads are asked for.
+STREAMS = 4
+
+
+def default_threads() -> int:
+    """The share of torch's threads that each of :data:`STREAMS` batches has."""
+    return -(-torch.get_num_threads() // STREAMS)
+
+
 @dataclass(frozen=True)
 class ExtractionOptions:
     """How images are fed and what is kept.
@@ -26,8 +35,8 @@ class ExtractionOptions:
         max_decoded: megapixels of an image as it is stored; a larger one is not even decoded.
         amp: autocast, to bfloat16 on the CPU and fp16 on a GPU; maps are kept in that dtype.
         device: ``'cpu'``, ``'cuda'``, ``'cuda:1'``.
-        threads: of the CPU, for the forward pass of one worker, torch's own by default; they can change the last bits
-            of the result.
+        threads: of the CPU, for one forward pass; they can change the last bits of the result. The local engine
+            computes as many batches at once as torch's number of threads allows, by default up to four.
 
     Raises:
         ValueError: a value that is not allowed.
@@ -40,7 +49,7 @@ class ExtractionOptions:
     max_decoded: float = 200.0
     amp: bool = False
     device: str = "cpu"
-    threads: int = field(default_factory=torch.get_num_threads)
+    threads: int = field(default_factory=default_threads)
 
     def __post_init__(self) -> None:
         unknown = [output for output in self.outputs if output not in OUTPUTS]

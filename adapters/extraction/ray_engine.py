@@ -65,6 +65,7 @@ class _Worker:
     def __init__(self, extractor: Any, batches: Any, missing: Any, out: str) -> None:
         ray = require_ray()
         self.extractor: Extractor = ray.get(extractor).prepare()
+        torch.set_num_threads(self.extractor.options.threads)
         self.batches: Sequence[Batch] = ray.get(batches)
         self.missing: Sequence[set[int]] = ray.get(missing)
         self.out = Path(out)
