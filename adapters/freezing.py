@@ -22,7 +22,11 @@ def trunk_parts(trunk: Any) -> list[list[str]]:
     """
     if not hasattr(trunk, "group_matcher"):
         return _parts_by_container(trunk)
-    groups = group_parameters(trunk, trunk.group_matcher(coarse=True))
+    try:
+        matcher = trunk.group_matcher(coarse=True)
+    except AssertionError:  # RDNet's matcher refuses; its only one is of stages
+        matcher = trunk.group_matcher(coarse=False)
+    groups = group_parameters(trunk, matcher)
     parts: list[list[str]] = [
         [name for name in groups[index] if not name.startswith(WITH_THE_STEM + WITH_THE_LAST)]
         for index in sorted(groups)

@@ -24,7 +24,8 @@ def layer_numbers(adapter: BackboneAdapter) -> tuple[dict[str, int], int]:
         The layer of each parameter, by its name in the adapter, and the number of the head's layer.
     """
     layers, head = trunk_layers(adapter.trunk)
-    numbers = {f"trunk.{name}": layer for name, layer in layers.items()}
+    # An adapter has no classifier: what timm counts with it (DenseNet's last norm) stands in the last layer.
+    numbers = {f"trunk.{name}": min(layer, max(head - 1, 0)) for name, layer in layers.items()}
     names = [name for name, _ in adapter.named_parameters()]
     if any(name not in numbers and not name.startswith("pyramid.") for name in names):
         for part in adapter.part_names():

@@ -1,15 +1,15 @@
 """Running a model on tensors without data, to learn what it does before any image is seen.
 
-``FakeTensorMode`` carries shapes, dtypes and the autograd graph, and computes nothing: a probe of a large model takes
-about a second and no memory to speak of.
+Tensors on the meta device carry shapes, dtypes and the autograd graph, and so do those of ``FakeTensorMode``; neither
+computes anything: a probe of a large model takes about a second at most, and no memory to speak of.
 """
 
 import copy
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,7 @@ def probe(
 ) -> list[Tensor]:
     """What ``forward(module, image)`` returns for an image of ``shape``, in eval mode and with gradients.
 
-    The module runs as a copy that shares its parameters and buffers, so that nothing it caches in passing stays.
+    The module runs as a copy, so that nothing it caches in passing stays.
 
     Args:
         module: not changed.
@@ -32,16 +32,33 @@ def probe(
         real: with data, for models whose shapes depend on values.
 
     Returns:
-        Tensors without data (unless ``real``), whose ``grad_fn`` leads to the module's own parameters.
+        Tensors without data (unless ``real``), for :func:`parameters_behind`.
     """
-    shared = {id(tensor): tensor for tensor in chain(module.parameters(), module.buffers())}
-    twin = copy.deepcopy(module, shared).eval()
+    if not real:
+        # Several times faster than FakeTensorMode; but a model that makes tensors on the CPU fails here, so whatever
+        # goes wrong, that mode has the last word.
+        with suppress(Exception), torch.enable_grad():
+            return list(forward(_copy(module, _without_data), torch.zeros(shape, device="meta")))
+    twin = _copy(module, lambda tensor: tensor)
     with nullcontext() if real else FakeTensorMode(allow_non_fake_inputs=True), torch.enable_grad():
         return list(forward(twin, torch.zeros(shape)))
 
 
+def _copy(module: M, convert: Callable[[Tensor], Tensor]) -> M:
+    tensors = chain(module.parameters(), module.buffers())
+    return copy.deepcopy(module, {id(tensor): convert(tensor) for tensor in tensors}).eval()
+
+
+def _without_data(tensor: Tensor) -> Tensor:
+    blank: Any = torch.empty_like(tensor, device="meta")
+    if isinstance(tensor, nn.Parameter):
+        blank = nn.Parameter(blank, requires_grad=tensor.requires_grad)
+    blank.stands_for = tensor
+    return blank
+
+
 def parameters_behind(outputs: Iterable[Tensor]) -> set[int]:
-    """Identities of the parameters that a gradient of ``outputs`` would reach."""
+    """Identities of the module's parameters that a gradient of what :func:`probe` gave would reach."""
     found: set[int] = set()
     visited = set()
     pending = [output.grad_fn for output in outputs if output.grad_fn is not None]
@@ -51,9 +68,22 @@ def parameters_behind(outputs: Iterable[Tensor]) -> set[int]:
             continue
         visited.add(node)
         if (leaf := getattr(node, "variable", None)) is not None:
-            found.add(id(leaf))
+            found.add(id(getattr(leaf, "stands_for", leaf)))
         pending += [following for following, _ in node.next_functions if following is not None]
     return found
+
+
+@contextmanager
+def everything_trainable(module: nn.Module) -> Iterator[None]:
+    """Let gradients reach the parameters that are fixed, too, so that they can be seen to have a part or none."""
+    fixed = [p for p in module.parameters() if not p.requires_grad and p.is_floating_point()]
+    for parameter in fixed:
+        parameter.requires_grad_(True)
+    try:
+        yield
+    finally:
+        for parameter in fixed:
+            parameter.requires_grad_(False)
 
 
 @dataclass
@@ -107,7 +137,7 @@ def remove_unused(module: nn.Module, used: set[int], still_runs: Callable[[], bo
         child.requires_grad_(False)
         done.frozen += [f"{name}.{own}" for own, _ in child.named_parameters()]
     for name, parameter in list(module.named_parameters()):
-        if id(parameter) in used or not parameter.requires_grad:
+        if id(parameter) in used or name in done.frozen:
             continue
         parent, attribute = _parent_of(module, name)
         setattr(parent, attribute, None)

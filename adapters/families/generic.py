@@ -19,7 +19,7 @@ from adapters.families.grafting import graft
 from adapters.families.nest import RectangularLevel
 from adapters.families.sized_trunk import SizedTrunk
 from adapters.levels import Level
-from adapters.probing import Removal, parameters_behind, probe, remove_unused
+from adapters.probing import Removal, everything_trainable, parameters_behind, probe, remove_unused
 from adapters.trunks import UnsupportedSizingError, build_trunk
 
 #: What timm's classes call a free image size, most capable first.
@@ -121,9 +121,11 @@ class GenericAdapter(BackboneAdapter):
     def _remove_unused(self) -> Removal:
         margin = sum(self.pad_margins)
         size = (self.pad_multiple + margin, 2 * self.pad_multiple + margin)
-        maps = self._run(size)
+        with everything_trainable(self.trunk):
+            maps = self._run(size)
+            used = parameters_behind(maps)
         shapes = [feature_map.shape for feature_map in maps]
-        return remove_unused(self.trunk, parameters_behind(maps), still_runs=lambda: self._shapes(size) == shapes)
+        return remove_unused(self.trunk, used, still_runs=lambda: self._shapes(size) == shapes)
 
     def forward_trunk(self, image: Tensor) -> Sequence[Tensor]:
         maps = self._all_cells(image)

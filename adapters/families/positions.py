@@ -38,12 +38,21 @@ def resampling_of(name: str, key: str, old: nn.Module, new: nn.Module, old_size:
     before, after = _shape(old, key), _shape(new, key)
     if key == "relative_position_bias_table":
         return _relative_bias(_pair(old.window_size), _pair(new.window_size), before)
-    if key.startswith("rel_pos_") and len(before) == 2:
+    if key.startswith(("rel_pos_", "height_rel", "width_rel")) and len(before) == 2:
         return lambda table: _resize(table.t()[None], after[:1], "linear")[0].t()
     if key == "attention_biases" and len(before) == 2:
         # Of the absolute offsets (dy, dx), as timm's filter for EfficientViT resizes them.
         grid, target = _pair(old.resolution), _pair(new.resolution)
         return lambda table: _resize(table.view(1, -1, *grid), target, "bicubic", antialias=True).flatten(2)[0]
+    if key == "pos_emb" and len(before) == 3 and before[2] == after[2]:
+        # Of the relative offsets (dy, dx): LambdaNetworks.
+        return lambda table: _resize(table.permute(2, 0, 1)[None], after[:2], "bilinear")[0].permute(1, 2, 0)
+    if key == "pos_embed" and len(before) == 2 and before[1] == after[1]:
+        # Of CLIP's attention pooling.
+        grids = _grids(before[0], after[0], old_size, new_size)
+        if grids is not None:
+            prefix, grid, target = grids
+            return lambda table: resample_abs_pos_embed(table[None], list(target), list(grid), prefix)[0]
     if len(before) == 4 and before[0] == 1 and before[:2] == after[:2] and before[2:] != after[2:]:
         if before[3] == after[3]:
             return _blocks(before[1], _pair(old.block_size), _pair(new.block_size))
