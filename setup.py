@@ -29,6 +29,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["adapters", "adapters.*"]),
+    package_data={"adapters": ["listing.json"]},
     install_requires=["torch>=2.5", "timm>=1.0.31", "safetensors", "filelock", "tqdm", "typing_extensions"],
     extras_require={
         "openmmlab": MAINTAINED,

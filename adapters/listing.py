@@ -74,7 +74,9 @@ def make_record(model_name: str) -> dict[str, Any]:
         try:
             with torch.device("meta"):
                 adapter = TimmAdapter(model_name)
-        except (RuntimeError, NotImplementedError):  # it computes with its weights while it is built
+        except (RuntimeError, NotImplementedError, ValueError):
+            # Some compute with their weights while they are built; and what looks like a reason to refuse a model may
+            # be that there is no data.
             adapter = TimmAdapter(model_name)
     except ValueError as error:
         return {"refused": str(error)}

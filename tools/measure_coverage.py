@@ -11,6 +11,7 @@ work_dirs/coverage, and a second run goes on from there (all of it anew: remove 
 """
 
 import argparse
+import os
 from pathlib import Path
 
 import torch
@@ -31,7 +32,7 @@ def main() -> None:
     if args.records:
         from adapters.coverage.records import survey
 
-        survey(args.time_limit)
+        survey(args.time_limit, args.jobs)
         return
     require_mmengine("tools/measure_coverage.py")
     from adapters.coverage.run import run
@@ -43,7 +44,7 @@ def main() -> None:
             f"error: timm has no family {', '.join(unknown)}; it has {', '.join(o.family for o in models)}"
         )
     chosen = [one for one in models if not args.families or one.family in args.families]
-    table = run(chosen, args.out / "results.json", args.time_limit, again=args.families)
+    table = run(chosen, args.out / "results.json", args.time_limit, again=args.families, jobs=args.jobs)
     for one in chosen:
         ours = table["families"][one.family]["adapters"]
         wrong = {
@@ -61,7 +62,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--families", nargs="+", default=[], metavar="NAME", help="files of timm.models, such as hiera")
     parser.add_argument("--records", action="store_true", help="write the records that adapters.list_models reads")
     parser.add_argument("--time-limit", type=float, default=300, help="seconds for one cell")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="measured at once (default: all cores)")
+    parser.add_argument("--threads", type=int, default=1, help="of each (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=ROOT / "work_dirs" / "coverage")
     return parser.parse_args()
 

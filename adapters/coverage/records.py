@@ -1,6 +1,8 @@
 """A record of every model of timm: the levels that its adapter gives, or why it has none."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import timm
 from tqdm import tqdm
@@ -13,11 +15,12 @@ from adapters.listing import RECORDS, make_record
 STRIDE = 20
 
 
-def survey(time_limit: float) -> None:
+def survey(time_limit: float, jobs: int = 1) -> None:
     """Build every model that has no record, each in a process of its own, and write ``adapters/listing.json``.
 
     Args:
         time_limit: seconds for one model.
+        jobs: models that are built at the same time.
 
     Raises:
         ValueError: a model took longer, or its process died.
@@ -27,18 +30,26 @@ def survey(time_limit: float) -> None:
         table = {"timm": timm.__version__, "models": {}}
     models = table["models"]
     missing = [name for name in timm.list_models() if name not in models]
-    for index, name in enumerate(tqdm(missing, desc="models", dynamic_ncols=True)):
-        answer = collect(_measure, time_limit, name)
-        if "ended" in answer:
-            raise ValueError(f"{name}: {answer['ended']}; try again with a larger --time-limit.")
-        if "refused" in answer:
-            models[name] = {"refused": answer["refused"]}
-        else:
-            pairs = [pair.split("/") for pair in answer["levels"].split()]
-            models[name] = {"levels": [[int(channels), int(stride)] for channels, stride in pairs]}
-        if index % STRIDE == 0:
+    with ThreadPoolExecutor(jobs) as pool:
+        found = pool.map(lambda name: _record(name, time_limit), missing)
+        try:
+            for index, name in enumerate(tqdm(missing, desc="models", dynamic_ncols=True)):
+                models[name] = next(found)
+                if index % STRIDE == 0:
+                    write_json(RECORDS, table)
+        finally:
+            pool.shutdown(cancel_futures=True)
             write_json(RECORDS, table)
-    write_json(RECORDS, table)
+
+
+def _record(name: str, time_limit: float) -> dict[str, Any]:
+    answer = collect(_measure, time_limit, name)
+    if "ended" in answer:
+        raise ValueError(f"{name}: {answer['ended']}; try again with a larger --time-limit.")
+    if "refused" in answer:
+        return {"refused": answer["refused"]}
+    pairs = [pair.split("/") for pair in answer["levels"].split()]
+    return {"levels": [[int(channels), int(stride)] for channels, stride in pairs]}
 
 
 def _measure(name: str) -> Iterator[tuple[str, str]]:

@@ -1,7 +1,9 @@
 """The whole measurement, family by family, kept in a file so that it goes on where it stopped."""
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Lock
 
 import timm
 import torch
@@ -20,7 +22,9 @@ SUBJECTS = {
 }
 
 
-def run(models: Sequence[Representative], results: Path, time_limit: float, again: Sequence[str] = ()) -> dict:
+def run(
+    models: Sequence[Representative], results: Path, time_limit: float, again: Sequence[str] = (), jobs: int = 1
+) -> dict:
     """Measure every model that is not in ``results`` yet.
 
     Args:
@@ -28,18 +32,29 @@ def run(models: Sequence[Representative], results: Path, time_limit: float, agai
         results: JSON file, written after each.
         time_limit: seconds for one cell.
         again: families to measure anew.
+        jobs: families that are measured at the same time.
     """
     table = read_json(results)
     if table.get("timm") != timm.__version__:
         table = {"timm": timm.__version__, "torch": torch.__version__.split("+")[0], "families": {}}
     rows = table["families"]
-    for one in tqdm(models, desc="families", dynamic_ncols=True):
+    for one in models:
         row = rows.setdefault(one.family, {})
         if row.get("model") != one.model_name or one.family in again:
             row.clear()
         row.update(model=one.model_name, parameters=one.parameters, native=list(one.native))
+    writing = Lock()
+
+    def measure_family(one: Representative) -> None:
+        row = rows[one.family]
         for subject, function in SUBJECTS.items():
             if subject not in row:
-                row[subject] = collect(function, time_limit, one, measure.all_sizes(one))
-                write_json(results, table)
+                cells = collect(function, time_limit, one, measure.all_sizes(one))
+                with writing:
+                    row[subject] = cells
+                    write_json(results, table)
+
+    with ThreadPoolExecutor(jobs) as pool:
+        for _ in tqdm(pool.map(measure_family, models), desc="families", total=len(models), dynamic_ncols=True):
+            pass
     return table

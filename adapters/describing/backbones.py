@@ -76,6 +76,7 @@ def build_without_data(build: Any) -> Any:
         with torch.device("meta"):
             return build()
     except (NotImplementedError, RuntimeError, TypeError):
+        # What torch raises for .item() on the meta device, and numpy where it is given such a tensor.
         return build()
 
 
@@ -91,6 +92,7 @@ def count_classifier(model_name: str, size: tuple[int, int]) -> Count | None:
     try:
         return count(model, size, model)
     except (NotImplementedError, RuntimeError):
+        # Some models compute with values, which tensors without data have not; the page then goes without the count.
         return None
 
 
