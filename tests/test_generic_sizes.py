@@ -184,13 +184,13 @@ def toy(kernel: int, stride: int, padding: int):
 
 def test_padded_convolutions_need_no_margins() -> None:
     run, levels = toy(3, 2, 1)
-    assert find_geometry(run, levels, 4) == Geometry(4)
+    assert find_geometry(run, levels, 4, (32, 32)) == Geometry(4)
 
 
 def test_unpadded_convolutions_get_margins_that_keep_cells_in_place() -> None:
     """The middle of cell 0 is within half a cell of the middle of its pixels, and no cell is missing."""
     run, levels = toy(5, 2, 0)
-    geometry = find_geometry(run, levels, 4)
+    geometry = find_geometry(run, levels, 4, (32, 32))
     for height, width in ((4, 4), (8, 20), (40, 12)):
         maps = run((height + geometry.before + geometry.after, width + geometry.before + geometry.after))
         for feature_map, level, skip in zip(maps, levels, geometry.skips, strict=True):
@@ -206,7 +206,7 @@ def test_what_fails_everywhere_says_why() -> None:
         raise RuntimeError(f"no {size}\nand more")
 
     with pytest.raises(NoGeometryError, match=r"at 8 x 12 it fails there with RuntimeError: no \(8, 12\)$"):
-        find_geometry(run, [Level(2, 4)], 4)
+        find_geometry(run, [Level(2, 4)], 4, (32, 32))
 
 
 @torch.no_grad()

@@ -17,7 +17,7 @@ from adapters.families.crossvit import finish_in_first_branch
 from adapters.families.geometry import EXPECTED_ERRORS, Geometry, NoGeometryError, find_geometry
 from adapters.families.grafting import graft
 from adapters.families.nest import RectangularLevel
-from adapters.families.sized_trunk import SizedTrunk
+from adapters.families.sized_trunk import SizedTrunk, caches_of
 from adapters.levels import Level
 from adapters.probing import Removal, everything_trainable, parameters_behind, probe, remove_unused
 from adapters.trunks import UnsupportedSizingError, build_trunk
@@ -56,6 +56,8 @@ class GenericAdapter(BackboneAdapter):
     #: For models without a free size; None for the others.
     sized_trunk: SizedTrunk | None = None
     geometry: Geometry | None = None
+    #: Modules, by name, and their dicts of what timm keeps from pass to pass in eval mode.
+    caches: Sequence[tuple[str, str]] = ()
 
     def build_trunk(self, drop_path_rate: float) -> nn.Module:
         for sizing in SIZINGS:
@@ -111,6 +113,7 @@ class GenericAdapter(BackboneAdapter):
         else:
             self.geometry = known[0]
             known[1].apply(self.trunk)
+        self.caches = [(name, key) for name, part in self.trunk.named_modules() if name for key in caches_of(part)]
         if self.with_cp:
             checkpoint_blocks(self.trunk)
 
@@ -137,9 +140,17 @@ class GenericAdapter(BackboneAdapter):
         trunk = self.trunk
         if self.sized_trunk is not None:
             trunk = self.sized_trunk.at(trunk, (image.shape[-2], image.shape[-1]))
+        elif self.caches:
+            self._empty_caches()
         return trunk.forward_intermediates(
             image, indices=list(self.out_indices), norm=self.out_norm, stop_early=True, intermediates_only=True
         )
+
+    @torch.compiler.disable
+    def _empty_caches(self) -> None:
+        """What TinyViT keeps is stale after a change of its parameters, and useless to a pass with gradients."""
+        for name, attribute in self.caches:
+            setattr(self.trunk.get_submodule(name), attribute, {})
 
     def _find_sized_trunk(self, trunk: nn.Module) -> SizedTrunk | None:
         """None where an image size changes nothing in the model that timm builds."""
@@ -170,10 +181,11 @@ class GenericAdapter(BackboneAdapter):
 
     def _find_geometry(self, levels: Sequence[Level]) -> Geometry:
         deepest = max(level.stride for level in self.stage_levels)
+        native = self._native_size(self.trunk)
         try:
-            return find_geometry(self._run, levels, deepest)
+            return find_geometry(self._run, levels, deepest, native)
         except NoGeometryError as error:
-            raise ValueError(self._refusal(str(error), self._native_size(self.trunk))) from error
+            raise ValueError(self._refusal(str(error), native)) from error
 
     @staticmethod
     def _native_size(trunk: Any) -> Size:

@@ -6,6 +6,7 @@ cell for each ``s`` pixels. Trunks with unpadded convolutions (Inception, PiT's 
 get margins before and after the image, and the cells that lie in the margin are skipped.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ from torch import Tensor
 from adapters.levels import Level
 
 #: Windows and grids that models partition their deepest maps into; images are padded to such a multiple of the stride.
+#: After these come the parts of the image that the model was built for.
 WINDOW_SIDES = (1, 2, 4, 7, 8, 10, 12, 14, 16)
 
 #: In deepest strides: an image at which any trunk has maps of several cells.
@@ -47,19 +49,22 @@ class NoGeometryError(Exception):
     """No padding gives the maps that the levels promise; says why."""
 
 
-def find_geometry(run: Callable[[Size], Sequence[Tensor]], levels: Sequence[Level], deepest: int) -> Geometry:
+def find_geometry(
+    run: Callable[[Size], Sequence[Tensor]], levels: Sequence[Level], deepest: int, native: Size
+) -> Geometry:
     """The smallest multiple at which a trunk gives true maps of any image, or margins where there is none.
 
     Args:
         run: the trunk's maps for an image of ``(H, W)``.
         levels: what they are said to be.
         deepest: the largest stride of the whole trunk.
+        native: ``(H, W)`` that the trunk was built for.
 
     Raises:
         NoGeometryError: neither exists.
     """
     reason = None
-    for side in WINDOW_SIDES:
+    for side in (*WINDOW_SIDES, *_native_sides(deepest, native)):
         multiple = deepest * side
         sizes = ((2 * multiple, 3 * multiple), (multiple, multiple))
         reasons = [mismatch for size in sizes if (mismatch := why_not(run, levels, size))]
@@ -70,6 +75,16 @@ def find_geometry(run: Callable[[Size], Sequence[Tensor]], levels: Sequence[Leve
             if (geometry := _with_margins(run, levels, deepest)) is not None:
                 return geometry
     raise NoGeometryError(reason)
+
+
+def _native_sides(deepest: int, native: Size) -> list[int]:
+    """In deepest strides: what divides the native size, as far as it is no usual window.
+
+    CrossViT gives its second branch a smaller image, at 408 pixels 16/17 of it, so that it fits both branches' patches
+    at multiples of 204 alone.
+    """
+    cells, rest = divmod(math.gcd(*native), deepest)
+    return [side for side in range(1, cells + 1) if rest == 0 and cells % side == 0 and side not in WINDOW_SIDES]
 
 
 def why_not(run: Callable[[Size], Sequence[Tensor]], levels: Sequence[Level], size: Size) -> str | None:

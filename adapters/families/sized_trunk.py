@@ -26,7 +26,7 @@ Size = tuple[int, int]
 #: What every module has, so that it says nothing about a size.
 _OF_ANY_MODULE = frozenset(vars(nn.Module()))
 
-#: Sizes remembered at once, and what their index buffers may take together.
+#: Sizes remembered at once, and what their index buffers and resampled tables may take together.
 MOST_SIZES = 32
 MOST_BYTES = 512 << 20
 
@@ -38,6 +38,7 @@ class Change:
     attributes: dict[str, Any] = field(default_factory=dict)
     buffers: dict[str, Tensor] = field(default_factory=dict)
     tables: dict[str, Resampling] = field(default_factory=dict)
+    table_bytes: int = 0
     caches: list[str] = field(default_factory=list)
 
     def __bool__(self) -> bool:
@@ -64,9 +65,8 @@ class SizedTrunk:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "SizedTrunk":
         """A copy has a trunk of its own, and so views of its own; what a size changes is the same."""
-        twin = copy.copy(self)
-        twin._changes = self._changes.copy()
-        twin._views = {}
+        twin = copy.copy(self)  # through __getstate__, which leaves the views out
+        twin._original, twin._changes = self._original, self._changes.copy()
         memo[id(self)] = twin
         return twin
 
@@ -98,8 +98,15 @@ class SizedTrunk:
 
     def _changes_at(self, size: Size) -> dict[str, Change]:
         if size not in self._changes:
-            # A size that is new in the middle of training must not shift the random numbers that follow.
-            with unset_fake_temporarily(), torch.no_grad(), torch.device("cpu"), torch.random.fork_rng(devices=[]):
+            # A size that is new in the middle of training must not shift the random numbers that follow, and one that
+            # is new under inference_mode may be trained at later.
+            with (
+                unset_fake_temporarily(),
+                torch.inference_mode(False),
+                torch.no_grad(),
+                torch.device("cpu"),
+                torch.random.fork_rng(devices=[]),
+            ):
                 if self._original is None:
                     self._original = self._blueprint(self._native)
                 self._changes[size] = dict(compare(self._original, self._blueprint(size), self._native, size))
@@ -110,10 +117,10 @@ class SizedTrunk:
         return self._changes[size]
 
     def _bytes(self) -> int:
-        buffers = [
-            b for changes in self._changes.values() for change in changes.values() for b in change.buffers.values()
-        ]
-        return sum({id(buffer): buffer.numel() * buffer.element_size() for buffer in buffers}.values())
+        """Of what the sizes hold on to; a view keeps the tables of its last pass."""
+        every = [change for changes in self._changes.values() for change in changes.values()]
+        buffers = {id(buffer): buffer.nbytes for change in every for buffer in change.buffers.values()}
+        return sum(buffers.values()) + sum(change.table_bytes for change in every)
 
 
 class _View:
@@ -167,7 +174,8 @@ class _View:
         """Moved once; buffers that modules share stay shared."""
         moved = self.moved.get(id(buffer), buffer)
         if moved.device != device:
-            moved = self.moved[id(buffer)] = buffer.to(device)
+            with torch.inference_mode(False):
+                moved = self.moved[id(buffer)] = buffer.to(device)
         return moved
 
 
@@ -190,16 +198,24 @@ def compare(native: nn.Module, sized: nn.Module, native_size: Size, size: Size) 
         for key, value in vars(new).items():
             if key not in _OF_ANY_MODULE and _is_plain(value) and value != vars(old).get(key):
                 change.attributes[key] = value
-            elif isinstance(value, dict) and not value and key not in _OF_ANY_MODULE:
-                change.caches.append(key)
+        change.caches = caches_of(new) if name else []
         for key, parameter in new._parameters.items():
             before = old._parameters[key]
             if parameter is not None and before is not None and parameter.shape != before.shape:
                 change.tables[key] = resampling_of(f"{name}.{key}".lstrip("."), key, old, new, native_size, size)
+                change.table_bytes += parameter.nbytes
         if any(_differs(buffer, old._buffers[key]) for key, buffer in new._buffers.items()):
             change.buffers = _computed_buffers(new, known)
         if change:
             yield name, change
+
+
+def caches_of(module: nn.Module) -> list[str]:
+    """Names of the dicts in which a part of a model, fresh from timm, will keep what it computes from its parameters.
+
+    Of the model itself they are timm's notes.
+    """
+    return [key for key, value in vars(module).items() if _is_empty(value) and key not in _OF_ANY_MODULE]
 
 
 def _differs(one: Tensor | None, other: Tensor | None) -> bool:
@@ -219,6 +235,10 @@ def _computed_buffers(module: nn.Module, known: dict[Any, dict[str, Tensor]]) ->
             compute()
         known[kind] = {key: buffer for key, buffer in module._buffers.items() if buffer is not None}
     return known[kind]
+
+
+def _is_empty(value: Any) -> bool:
+    return isinstance(value, dict) and not value
 
 
 def _is_plain(value: Any) -> bool:
