@@ -5,6 +5,7 @@ computes anything: a probe of a large model takes about a second at most, and no
 """
 
 import copy
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
@@ -16,6 +17,10 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 M = TypeVar("M", bound=nn.Module)
+
+#: What torch and numpy raise where a tensor has no data or stands on another device, and also at sizes that a model
+#: cannot take; other exceptions are of the model's own code, and the same in any mode.
+MAY_BE_OF_THE_DEVICE = (RuntimeError, TypeError, ValueError, AssertionError)
 
 
 def probe(
@@ -35,13 +40,26 @@ def probe(
         Tensors without data (unless ``real``), for :func:`parameters_behind`.
     """
     if not real:
-        # Several times faster than FakeTensorMode; but a model that makes tensors on the CPU fails here, so whatever
-        # goes wrong, that mode has the last word.
-        with suppress(Exception), torch.enable_grad():
+        # Several times faster than FakeTensorMode; but a model that makes tensors on the CPU fails here, and then that
+        # mode has the last word: it gives the maps, or raises what is wrong.
+        with suppress(*MAY_BE_OF_THE_DEVICE), torch.enable_grad():
             return list(forward(_copy(module, _without_data), torch.zeros(shape, device="meta")))
     twin = _copy(module, lambda tensor: tensor)
-    with nullcontext() if real else FakeTensorMode(allow_non_fake_inputs=True), torch.enable_grad():
+    with nullcontext() if real else _fake_mode(), torch.enable_grad():
         return list(forward(twin, torch.zeros(shape)))
+
+
+@contextmanager
+def _fake_mode() -> Iterator[None]:
+    """FakeTensorMode without its traceback in the log of what it raises anyway, at sizes that are but tried."""
+    log = logging.getLogger("torch._subclasses.fake_tensor")
+    level = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            yield
+    finally:
+        log.setLevel(level)
 
 
 def _copy(module: M, convert: Callable[[Tensor], Tensor]) -> M:
