@@ -5,6 +5,9 @@ The smallest model of each family is built, run at five sizes, trained, frozen, 
 detector and a segmentor, each in a process of its own. About an hour on two cores; results are kept in
 work_dirs/coverage, and a second run goes on from there (all of it anew: remove that folder).
 
+Its name is not coverage.py since Python looks for modules beside a script first: numba, which imports a package of
+that name, would get the script.
+
     python tools/measure_coverage.py                       # everything that is missing, then the page
     python tools/measure_coverage.py --families hiera nest # these alone, anew; the page is left as it is
     python tools/measure_coverage.py --records             # the records of every model, for adapters.list_models
