@@ -22,7 +22,6 @@ from adapters.extraction import folder, run, writing
 from adapters.extraction.folder import JOURNAL, PLAN
 from adapters.extraction.inputs import find_images
 from adapters.extraction.manifest import read_manifest
-from adapters.extraction.model import Extractor
 from adapters.extraction.run import Summary, run_extraction
 
 COUNT = 24
@@ -55,9 +54,9 @@ def start(images: Path, out: Path, workers: int = 1) -> int:
         replace = os.replace
 
         def slow_replace(source: Path, target: Path) -> None:
-            time.sleep(0.01)
+            time.sleep(0.02)
             replace(source, target)
-            time.sleep(0.01)
+            time.sleep(0.02)
 
         writing.os.replace = slow_replace
         go(images, out, workers=workers)
@@ -120,45 +119,6 @@ def test_workers_change_nothing(images: Path, undisturbed: dict[str, bytes], tmp
     assert read_all(tmp_path / "out") == undisturbed
 
 
-def test_batches_at_once_change_nothing(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    outputs = ("pyramid", "embedding", "top5")
-    before = torch.get_num_threads()
-    running, most = [], []
-    forward = Extractor.__call__
-
-    def watched(self: Extractor, *batch: Any) -> Any:
-        running.append(self)
-        most.append(len({id(one.adapter) for one in running}))
-        try:
-            return forward(self, *batch)
-        finally:
-            running.remove(self)
-
-    monkeypatch.setattr(Extractor, "__call__", watched)
-    try:
-        torch.set_num_threads(1)
-        go(images, tmp_path / "one", outputs=outputs)
-        assert max(most) == 1
-        torch.set_num_threads(3)
-        go(images, tmp_path / "three", outputs=outputs)
-        assert torch.get_num_threads() == 3
-    finally:
-        torch.set_num_threads(before)
-    assert max(most) > 1
-    assert read_all(tmp_path / "one") == read_all(tmp_path / "three")
-
-
-def test_a_twin_shares_weights_alone() -> None:
-    extractor = tiny_extractor(outputs=("pyramid", "embedding"))
-    pixels, sizes = torch.zeros(1, 3, 64, 64, dtype=torch.uint8), [(64, 64)]
-    extractor(pixels, sizes)
-    twin = extractor.twin()
-    pairs = zip(extractor.adapter.parameters(), twin.adapter.parameters(), strict=True)
-    assert all(own is shared for own, shared in pairs)
-    assert all(a is not b for a, b in zip(extractor.adapter.modules(), twin.adapter.modules(), strict=True))
-    torch.testing.assert_close(twin(pixels, sizes).maps, extractor(pixels, sizes).maps, rtol=0, atol=0)
-
-
 def test_killed_at_any_moment_and_started_again(images: Path, undisturbed: dict[str, bytes], tmp_path: Path) -> None:
     """Nothing that was finished is made again, and in the end every byte is that of an undisturbed run."""
     out = tmp_path / "out"
@@ -167,7 +127,7 @@ def test_killed_at_any_moment_and_started_again(images: Path, undisturbed: dict[
     finished: dict[str, tuple[int, int]] = {}
     for _ in range(200):
         pid = start(images, out)
-        deadline = time.monotonic() + chance.uniform(0.0, 0.5)
+        deadline = time.monotonic() + chance.uniform(0.0, 0.3)  # a third of the run at most
         ended = 0
         while time.monotonic() < deadline and not ended:
             ended, _status = os.waitpid(pid, os.WNOHANG)

@@ -135,8 +135,8 @@ def test_blue_first_where_the_config_does_not_convert(tmp_path: Path) -> None:
 def test_a_resumed_run_keeps_its_threads(tmp_path: Path) -> None:
     arguments = ["x", "--backbone", "resnet18", "--out", str(tmp_path)]
     (tmp_path / "run.json").write_text('{"threads": 7}')
-    assert options_of(parse_arguments(arguments, None), "pyramid").threads == 7
-    assert options_of(parse_arguments([*arguments, "--threads", "3"], None), "pyramid").threads == 3
+    assert options_of(parse_arguments(arguments, None), "pyramid", tmp_path).threads == 7
+    assert options_of(parse_arguments([*arguments, "--threads", "3"], None), "pyramid", tmp_path).threads == 3
 
 
 def test_what_is_missing_is_named(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

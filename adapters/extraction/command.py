@@ -14,7 +14,7 @@ from adapters.extraction.building import RANDOM, build_extractor, read_config
 from adapters.extraction.folder import recorded_threads
 from adapters.extraction.inputs import find_images
 from adapters.extraction.model import Extractor
-from adapters.extraction.options import NATIVE, OUTPUTS, ExtractionOptions, default_threads
+from adapters.extraction.options import NATIVE, OUTPUTS, ExtractionOptions
 from adapters.extraction.run import ENGINES, Summary, run_extraction
 from adapters.pyramid import PYRAMIDS
 
@@ -46,7 +46,7 @@ def add_input_arguments(parser: argparse.ArgumentParser) -> None:
         help="megapixels read (default: %(default)g)",
     )
     add("--workers", type=int, default=2, help="processes that load; with Ray, that compute (default: %(default)s)")
-    add("--threads", type=int, help="CPU threads of a batch; several run at once (default: a quarter of torch's)")
+    add("--threads", type=int, help="of the CPU (default: torch's, or those of the run in OUT)")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="default: %(default)s")
     add("--amp", action="store_true", help="autocast: fp16 on a GPU, bfloat16 on the CPU; maps are kept so")
     add("--seed", type=int, default=0, help="of random weights (default: %(default)s)")
@@ -73,13 +73,18 @@ def parse_arguments(arguments: Sequence[str] | None, description: str | None) ->
     return parser.parse_args(arguments)
 
 
-def options_of(args: argparse.Namespace, outputs: str) -> ExtractionOptions:
+def options_of(args: argparse.Namespace, outputs: str, folder: Path) -> ExtractionOptions:
     """The options that the command line stands for.
+
+    Args:
+        args: of :func:`add_input_arguments`.
+        outputs: comma-separated.
+        folder: of the run, which may have been started on a machine of other cores.
 
     Raises:
         ValueError: a value that is not allowed.
     """
-    threads = args.threads if args.threads is not None else recorded_threads(args.out) or default_threads()
+    threads = args.threads if args.threads is not None else recorded_threads(folder) or torch.get_num_threads()
     return ExtractionOptions(
         outputs=tuple(outputs.split(",")),
         size=parse_size(args.size),
@@ -131,7 +136,7 @@ def extract_features(arguments: Sequence[str] | None = None, description: str | 
         ValueError: a mistake in the arguments, with the remedy.
     """
     args = parse_arguments(arguments, description)
-    options = options_of(args, args.outputs)
+    options = options_of(args, args.outputs, args.out)
     if args.visualize and "pyramid" not in options.outputs:
         raise ValueError("--visualize draws the pyramid: add pyramid to --outputs.")
     paths = find_images(args.input, args.image_root, exclude=args.out)

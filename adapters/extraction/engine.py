@@ -2,14 +2,15 @@
 
 On a CPU several batches are computed at once, each on a share of the cores: threads that work on batches of their own
 never wait for each other, as those that share a matrix product do, and what loading and writing take of one core delays
-one batch alone.
+one batch alone. A large image has more of the cores, or all, and then nothing is computed beside it.
 """
 
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -17,10 +18,11 @@ from typing_extensions import Self
 
 from adapters.extraction.loading import Batches, LoadedBatch, load_batches
 from adapters.extraction.model import BatchFeatures, Extractor
+from adapters.extraction.options import BATCH_PIXELS
 from adapters.extraction.planning import Batch
 
 #: Batches that wait to be written; with more, a slow disk would fill the memory.
-WAITING = 2
+WAITING = 1
 
 Computed = tuple[Batch, LoadedBatch, BatchFeatures | str]
 
@@ -29,6 +31,9 @@ def compute(extractor: Extractor, loaded: LoadedBatch) -> BatchFeatures | str:
     """Features of a batch, or why there are none: the memory does not suffice for it."""
     if all(problem is not None for problem in loaded.problems):
         return "no image of the batch could be read"
+    threads = extractor.options.threads_of(loaded.count_pixels())
+    if torch.get_num_threads() != threads:  # setting it costs oneDNN what it has prepared
+        torch.set_num_threads(threads)
     try:
         return extractor(loaded.pixels, loaded.sizes)
     except torch.OutOfMemoryError:
@@ -47,8 +52,8 @@ OUT_OF_MEMORY = "out of memory"
 
 def run_locally(
     extractor: Extractor, batches: Sequence[Batch], workers: int, lock: Path | None = None
-) -> Iterator[Computed]:
-    """Compute batches, reading ahead, and give them in their order.
+) -> Generator[Computed, None, None]:
+    """Compute batches, reading ahead, and give them in their order. Close it where it is left before its end.
 
     Args:
         extractor: prepared.
@@ -59,39 +64,106 @@ def run_locally(
     if not batches:
         return
     source = Batches(batches, extractor.preprocessing, extractor.options.max_decoded)
-    streams = min(_streams(extractor), len(batches))
-    free: queue.SimpleQueue[Extractor] = queue.SimpleQueue()
-    for one in (extractor, *(extractor.twin() for _ in range(streams - 1))):
-        free.put(one)
-
-    def compute_on_free(loaded: LoadedBatch) -> BatchFeatures | str:
-        one = free.get()
-        try:
-            return compute(one, loaded)
-        finally:
-            free.put(one)
-
-    pending: deque[tuple[LoadedBatch, Future[BatchFeatures | str]]] = deque()
-    threads = torch.get_num_threads()
-    pool = ThreadPoolExecutor(streams, "compute", torch.set_num_threads, (extractor.options.threads,))
-    try:
+    with _Streams(extractor, len(batches)) as streams:
         for loaded in load_batches(source, workers, lock):
-            pending.append((loaded, pool.submit(compute_on_free, loaded)))
-            # One more than are computed, so that a stream finds its next batch at once.
-            if len(pending) > streams:
-                done, future = pending.popleft()
-                yield batches[done.number], done, future.result()
-        for done, future in pending:
-            yield batches[done.number], done, future.result()
-    finally:
-        pool.shutdown(cancel_futures=True)
-        # Each thread has a number of its own, but MKL's is the process's.
-        torch.set_num_threads(threads)
+            while streams.are_full_for(loaded):
+                done, features = streams.take()
+                yield batches[done.number], done, features
+            streams.start(loaded)
+        while streams.pending:
+            done, features = streams.take()
+            yield batches[done.number], done, features
 
 
-def _streams(extractor: Extractor) -> int:
-    """How many batches to compute at once; a GPU takes one after the other."""
-    return max(1, torch.get_num_threads() // extractor.options.threads) if extractor.device.type == "cpu" else 1
+class _Streams:
+    """Threads that compute batches, as many at once as there are threads of torch's for.
+
+    Args:
+        extractor: prepared.
+        most: batches that there are.
+
+    Attributes:
+        pending: batches that are computed or wait for it, oldest first.
+    """
+
+    def __init__(self, extractor: Extractor, most: int) -> None:
+        self._options = extractor.options
+        self._before = torch.get_num_threads()
+        # The folder's run may have been started on more cores than there are here, or on fewer.
+        self._threads = _Places(min(self._options.threads, self._before))
+        count = min(self._options.streams, max(1, self._threads.count // self._options.threads_of(1)), most)
+        self._free: queue.SimpleQueue[Extractor] = queue.SimpleQueue()
+        for one in (extractor, *(extractor.twin() for _ in range(count - 1))):
+            self._free.put(one)
+        self._count = count
+        self._pool = ThreadPoolExecutor(count, "compute")
+        self.pending: deque[tuple[LoadedBatch, Future[BatchFeatures | str]]] = deque()
+
+    def are_full_for(self, loaded: LoadedBatch) -> bool:
+        """Whether the oldest batch has to be taken before this one may start.
+
+        One more than are computed may be there, so that a stream finds its next batch at once, unless they are large.
+        """
+        pixels = sum(one.count_pixels() for one, _ in self.pending) + loaded.count_pixels()
+        return len(self.pending) > self._count or (bool(self.pending) and pixels > 2 * BATCH_PIXELS)
+
+    def start(self, loaded: LoadedBatch) -> None:
+        """Have a batch computed."""
+        self.pending.append((loaded, self._pool.submit(self._compute, loaded)))
+
+    def take(self) -> tuple[LoadedBatch, BatchFeatures | str]:
+        """The oldest batch, once it is computed.
+
+        Raises:
+            Exception: what computing it has raised.
+        """
+        loaded, future = self.pending.popleft()
+        features = future.result()
+        if isinstance(features, str) and features.startswith(OUT_OF_MEMORY) and self._count > 1:
+            # Perhaps it does suffice for this one alone.
+            wait([future for _, future in self.pending])
+            features = self._pool.submit(self._compute, loaded).result()
+        return loaded, features
+
+    def _compute(self, loaded: LoadedBatch) -> BatchFeatures | str:
+        with self._threads.taken(self._options.threads_of(loaded.count_pixels())):
+            one = self._free.get()
+            try:
+                return compute(one, loaded)
+            finally:
+                self._free.put(one)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Wait for the batches that are being computed, and drop those that are not yet."""
+        self._pool.shutdown(cancel_futures=True)
+        # Each thread has a number of its own, but one that is new takes what was set last.
+        torch.set_num_threads(self._before)
+
+
+class _Places:
+    """So many places, several of which may be taken at once."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self._free = count
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def taken(self, count: int) -> Iterator[None]:
+        """Hold places, once there are enough; all of them where there are fewer."""
+        count = min(count, self.count)
+        with self._changed:
+            self._changed.wait_for(lambda: self._free >= count)
+            self._free -= count
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._free += count
+                self._changed.notify_all()
 
 
 class Writer:

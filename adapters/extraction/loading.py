@@ -31,6 +31,10 @@ class LoadedBatch:
     sizes: tuple[Size, ...]
     problems: list[str | None]
 
+    def count_pixels(self) -> int:
+        """Of all images, pads included."""
+        return self.pixels.numel() // self.pixels.shape[1]
+
 
 class Batches(Dataset[LoadedBatch]):
     """Batches by number.

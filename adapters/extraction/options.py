@@ -9,17 +9,11 @@ OUTPUTS = ("pyramid", "embedding", "top5")
 MEGAPIXEL = 1_000_000
 NATIVE = "native"
 
-#: Pixels of a batch, so that large images come in smaller batches: 8 images of 1024 x 1024.
+#: Pixels that are computed at once, so that large images come in smaller batches: 8 images of 1024 x 1024.
 BATCH_PIXELS = 8 * 1024 * 1024
 
-
-#: Batches that are computed at once at most, unless fewer threads are asked for.
+#: Batches that a CPU computes at once at most. Each has at most its share of the pixels, or is one larger image.
 STREAMS = 4
-
-
-def default_threads() -> int:
-    """The share of torch's threads that each of :data:`STREAMS` batches has."""
-    return -(-torch.get_num_threads() // STREAMS)
 
 
 @dataclass(frozen=True)
@@ -35,8 +29,7 @@ class ExtractionOptions:
         max_decoded: megapixels of an image as it is stored; a larger one is not even decoded.
         amp: autocast, to bfloat16 on the CPU and fp16 on a GPU; maps are kept in that dtype.
         device: ``'cpu'``, ``'cuda'``, ``'cuda:1'``.
-        threads: of the CPU, for one forward pass; they can change the last bits of the result. The local engine
-            computes as many batches at once as torch's number of threads allows, by default up to four.
+        threads: of the CPU, for what is computed at once; see :meth:`threads_of`.
 
     Raises:
         ValueError: a value that is not allowed.
@@ -49,7 +42,7 @@ class ExtractionOptions:
     max_decoded: float = 200.0
     amp: bool = False
     device: str = "cpu"
-    threads: int = field(default_factory=default_threads)
+    threads: int = field(default_factory=torch.get_num_threads)
 
     def __post_init__(self) -> None:
         unknown = [output for output in self.outputs if output not in OUTPUTS]
@@ -62,9 +55,33 @@ class ExtractionOptions:
                 f"size={self.size!r} must be one side (N,), which the shorter side is scaled to, a height and a width "
                 f"(H, W), {NATIVE!r} for the model's own resize and crop, or None for each image's own size."
             )
+        try:
+            torch.device(self.device)
+        except RuntimeError as error:
+            raise ValueError(f"device={self.device!r} must be one of torch's, such as 'cpu' or 'cuda:1'.") from error
         for name in ("batch_size", "threads", "max_pixels", "max_decoded"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}={getattr(self, name)} must be more than 0.")
+
+    @property
+    def streams(self) -> int:
+        """Batches that are computed at once at most; a GPU takes one after the other."""
+        return STREAMS if torch.device(self.device).type == "cpu" else 1
+
+    @property
+    def batch_pixels(self) -> int:
+        """Pixels of a batch of several images at most."""
+        return BATCH_PIXELS // self.streams
+
+    def threads_of(self, pixels: int) -> int:
+        """Threads that compute a batch of so many pixels.
+
+        A large image has more threads than a batch of small ones, in proportion, so that together with what else is
+        computed at once it takes no more memory than alone on all of them. The number can change the last bits of a
+        result, so it depends on the options and the batch, not on how many cores there are.
+        """
+        shares = min(self.streams, -(-pixels // self.batch_pixels))
+        return -(-self.threads * shares // self.streams)
 
     @property
     def needs_head(self) -> bool:

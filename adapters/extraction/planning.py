@@ -10,7 +10,7 @@ from pathlib import Path
 
 from torch.utils.data import DataLoader, Dataset
 
-from adapters.extraction.options import BATCH_PIXELS, MEGAPIXEL, ExtractionOptions
+from adapters.extraction.options import MEGAPIXEL, ExtractionOptions
 from adapters.extraction.preprocessing import Preprocessing
 from adapters.extraction.reading import Size, UnreadableImageError, read_size
 
@@ -46,6 +46,11 @@ class Batch:
 
     entries: tuple[Entry, ...]
     size: Size
+
+    @property
+    def pixels(self) -> int:
+        """Of all images, pads included."""
+        return len(self.entries) * self.size[0] * self.size[1]
 
 
 @dataclass(frozen=True)
@@ -117,7 +122,7 @@ def make_plan(
         padded = (-(-height // pad_multiple) * pad_multiple, -(-width // pad_multiple) * pad_multiple)
         entries = open_batches.setdefault(padded, [])
         entries.append(Entry(index, path, header, fed))
-        if len(entries) >= min(options.batch_size, max(1, BATCH_PIXELS // (padded[0] * padded[1]))):
+        if len(entries) >= min(options.batch_size, max(1, options.batch_pixels // (padded[0] * padded[1]))):
             batches.append(Batch(tuple(open_batches.pop(padded)), padded))
     batches += [Batch(tuple(entries), padded) for padded, entries in open_batches.items()]
     return Plan(tuple(batches), refused)

@@ -65,7 +65,6 @@ class _Worker:
     def __init__(self, extractor: Any, batches: Any, missing: Any, out: str) -> None:
         ray = require_ray()
         self.extractor: Extractor = ray.get(extractor).prepare()
-        torch.set_num_threads(self.extractor.options.threads)
         self.batches: Sequence[Batch] = ray.get(batches)
         self.missing: Sequence[set[int]] = ray.get(missing)
         self.out = Path(out)
@@ -99,7 +98,7 @@ def run_on_ray(
         batches: what to compute.
         missing: for each batch, the images of which files are to be written.
         out: the run's folder, on storage that all machines share.
-        workers: actors; each has ``options.threads`` CPUs, and a GPU if the device is one.
+        workers: actors; each has as many CPUs as the largest batch has threads, or a GPU if the device is one.
 
     Raises:
         ModuleNotFoundError: Ray is not installed.
@@ -110,12 +109,14 @@ def run_on_ray(
         return
     options = extractor.options
     workers = max(workers, 1)
+    on_gpu = extractor.device.type == "cuda"
+    threads = 1 if on_gpu else max(options.threads_of(batch.pixels) for batch in batches)
     started = not ray.is_initialized()
     if started and "RAY_ADDRESS" in os.environ:
         ray.init(log_to_driver=False)
     elif started:
         # Actors take their threads; loading needs CPUs beside them.
-        ray.init(num_cpus=workers * (options.threads + 1), include_dashboard=False, log_to_driver=False)
+        ray.init(num_cpus=workers * (threads + 1), include_dashboard=False, log_to_driver=False)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     try:
@@ -128,8 +129,8 @@ def run_on_ray(
             fn_constructor_args=(*arguments, str(out.absolute())),
             batch_size=1,
             compute=ray.data.ActorPoolStrategy(size=workers),
-            num_cpus=options.threads,
-            num_gpus=1 if extractor.device.type == "cuda" else 0,
+            num_cpus=min(threads, max(1, _smallest_machine(ray) - 1)),
+            num_gpus=int(on_gpu),
         )
         for row in dataset.iter_rows():
             yield Record.from_json(json.loads(row["record"]))
@@ -141,3 +142,9 @@ def run_on_ray(
     finally:
         if started:
             ray.shutdown()
+
+
+def _smallest_machine(ray: Any) -> int:
+    """CPUs of the machine that has fewest: an actor that wants more would wait for ever, and loading needs one too."""
+    machines = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
+    return min((cpus for cpus in machines if cpus), default=1)

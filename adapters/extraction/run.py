@@ -1,6 +1,7 @@
 """A run from its start to its manifest: what is finished stays, the rest is computed and written."""
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -134,8 +135,8 @@ def _extract_rest(
         for record in write_batch(out, batch, loaded, features, extractor, _missing(batch, results)):
             keep(record)
 
-    with Writer(write) as writer:
-        for item in run_locally(extractor.prepare(), pending, workers, lock):
+    with Writer(write) as writer, closing(run_locally(extractor.prepare(), pending, workers, lock)) as computed:
+        for item in computed:
             writer.put(item)
 
 

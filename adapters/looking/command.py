@@ -33,14 +33,15 @@ def visualize_features(arguments: Sequence[str] | None = None, description: str 
         raise ValueError(
             f"--checkpoint names {len(args.checkpoint)} for {len(args.backbone)} models: give one, or one for each."
         )
-    options = options_of(args, "pyramid")
+    folders = [args.out / f"model{number}" for number in range(len(args.backbone))]
+    options = [options_of(args, "pyramid", folder) for folder in folders]
     paths = find_images(args.input, args.image_root, exclude=args.out)
     models: dict[str, Path] = {}
     failed = False
     with interruptible(args.out):
         for number, (name, checkpoint) in enumerate(zip(args.backbone, checkpoints, strict=True)):
-            folder = args.out / f"model{number}"
-            extractor = build_extractor(name, options, checkpoint, args.seed)
+            folder = folders[number]
+            extractor = build_extractor(name, options[number], checkpoint, args.seed)
             summary = run_extraction(paths, extractor, folder, args.workers, args.engine)
             report(summary, folder)
             failed |= bool(summary.failures)
