@@ -15,15 +15,20 @@ PIECE_BYTES = 8 * 2**20
 WHOLE_BYTES = 2 * PIECE_BYTES
 
 
-def is_plain_pass(x: Tensor) -> bool:
-    """Whether this is a pass on the CPU without gradients that nothing traces or counts."""
+def is_eager_on_cpu(x: Tensor) -> bool:
+    """Whether this is a pass on the CPU that nothing traces, counts or transforms."""
     return (
         x.device.type == "cpu"
-        and not torch.is_grad_enabled()
         and not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()
         and not is_in_torch_dispatch_mode()
+        and not torch._C._are_functorch_transforms_active()
     )
+
+
+def is_plain_pass(x: Tensor) -> bool:
+    """Whether this is such a pass, without gradients."""
+    return not torch.is_grad_enabled() and is_eager_on_cpu(x)
 
 
 def rows_at_once(x: Tensor, rows: int, bytes_per_row: int) -> int:
