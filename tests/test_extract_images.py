@@ -274,6 +274,8 @@ def test_inputs(tmp_path: Path) -> None:
     assert names("*.jpg", "**/c.*") == ["b.jpg", "deep/c.jpeg"]
     (tmp_path / "list.txt").write_text("b.jpg\n\ndeep/c.jpeg\nmissing.jpg\n")
     assert names("list.txt") == ["b.jpg", "deep/c.jpeg", "missing.jpg"]
+    (tmp_path / "list.txt").write_bytes(b"\xef\xbb\xbfb.jpg\r\ndeep/c.jpeg\r\n")
+    assert names("list.txt") == ["b.jpg", "deep/c.jpeg"]
     coco = tmp_path / "annotations" / "instances_val.json"
     coco.parent.mkdir()
     coco.write_text(json.dumps({"images": [{"file_name": "x.jpg"}]}))
@@ -289,6 +291,17 @@ def test_inputs(tmp_path: Path) -> None:
         (tmp_path / "annotations/lost.json").write_text(json.dumps({"images": [{"file_name": "y.jpg"}]}))
         with pytest.raises(ValueError, match=message):
             names(source)
+
+
+def test_links_to_folders_are_followed(tmp_path: Path) -> None:
+    """Twice where two lead to one, and never in circles."""
+    (tmp_path / "far/below").mkdir(parents=True)
+    (tmp_path / "far/below/x.jpg").touch()
+    (tmp_path / "in").mkdir()
+    for link, target in (("in/one", "far"), ("in/two", "far"), ("far/below/back", "far"), ("in/gone", "nowhere")):
+        (tmp_path / link).symlink_to(tmp_path / target)
+    found = [str(path.relative_to(tmp_path)) for path in find_images([tmp_path / "in"])]
+    assert found == ["in/one/below/x.jpg", "in/two/below/x.jpg"]
 
 
 def test_file_names_are_unique_and_stable() -> None:

@@ -1,5 +1,6 @@
 """tools/extract_features.py and tools/visualize_features.py: their arguments, summaries and exit codes."""
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -168,7 +169,9 @@ def test_the_tools_end_to_end(images: Path, tmp_path: Path) -> None:
     assert len(list((out / "sheets").iterdir())) == 4
 
 
-def test_two_models_side_by_side(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_two_models_side_by_side(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     common = [str(images), "--size", "64", "--device", "cpu", "--workers", "0", "--out", str(tmp_path / "out")]
     models = ["--backbone", "test_vit", "test_resnet"]
     with pytest.raises(ValueError, match="--checkpoint names 3 for 2 models"):
@@ -179,15 +182,30 @@ def test_two_models_side_by_side(images: Path, tmp_path: Path, capsys: pytest.Ca
     assert page.count("<figure>") == 4
     assert "Features of test_vit, random weights and test_resnet, random weights" in page
     before = read_all(tmp_path / "out")
+    assert torch.get_num_threads() != 7  # as on another machine
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
     assert visualize_features([*common, *models, "--checkpoint", "random"]) == 1
     assert read_all(tmp_path / "out") == before
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_ends_in_one_line(
-    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    images: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    number: signal.Signals,
 ) -> None:
+    """And a second one at once."""
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+
+    second = []
+
     def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
+        try:
+            signal.raise_signal(number)
+        finally:
+            second.append(signal.getsignal(number))
 
     monkeypatch.setattr("adapters.extraction.run.run_locally", interrupt)
     arguments = [str(images), "--backbone", "test_vit", "--checkpoint", "random", "--device", "cpu"]
@@ -195,3 +213,5 @@ def test_ctrl_c_ends_in_one_line(
         extract_features([*arguments, "--size", "64", "--out", str(tmp_path / "out")])
     assert ended.value.code == 130
     assert "the same command goes on" in capsys.readouterr().err
+    assert second == [signal.SIG_DFL]
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers

@@ -118,6 +118,16 @@ def test_a_sheet_shows_the_image_as_fed(gallery: Path) -> None:
             assert np.array_equal(np.asarray(features.fed_image(path)), np.asarray(image))
 
 
+def test_an_image_that_has_changed_since_is_listed(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        picture(40, 50, np.random.default_rng(0)).save(tmp_path / f"{name}.png")
+    run_extraction(find_images([tmp_path]), tiny_extractor(), tmp_path / "out", 0, progress=False)
+    picture(50, 40, np.random.default_rng(0)).save(tmp_path / "b.png")
+    page = Page(draw_gallery(tmp_path, {"model": tmp_path / "out"}).read_text())
+    assert page.tags.count("figure") == 1
+    assert "b.png: the file has changed since it was extracted" in page.text
+
+
 def test_the_same_gallery_again(gallery: Path) -> None:
     before = {file: file.read_bytes() for file in gallery.parent.glob("sheets/*")}
     draw_gallery(gallery.parent, {"first <model>": gallery.parent / "model0", "second": gallery.parent / "model1"})

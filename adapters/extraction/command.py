@@ -154,15 +154,25 @@ def extract_features(arguments: Sequence[str] | None = None, description: str | 
 
 @contextmanager
 def interruptible(out: Path) -> Iterator[None]:
-    """End with one line and exit code 130 on Ctrl-C, and on the SIGTERM with which a batch system ends a run."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    """End with one line and exit code 130 on Ctrl-C, and on the SIGTERM with which a batch system ends a run.
+
+    What is being computed is waited for; asked a second time, the run ends where it is, as it can at any moment.
+    """
+
+    def stop(*_: object) -> None:
+        for number in before:
+            signal.signal(number, signal.SIG_DFL)
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     except KeyboardInterrupt:
         print(f"stopped; the same command goes on from what is in {out}", file=sys.stderr)
         sys.exit(130)
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def report(summary: Summary, out: Path) -> None:

@@ -19,8 +19,9 @@ def find_images(
     """The images that ``sources`` stand for, as absolute paths, each once, in the order in which they are named.
 
     Args:
-        sources: images, folders (searched with all below them, in the order of their names), globs, text files with
-            a path per line (from the working directory, or from where the text file lies), COCO json files.
+        sources: images, folders (searched with all below them, links to folders too, in the order of their names),
+            globs, text files with a path per line (from the working directory, or from where the text file lies), COCO
+            json files.
         image_root: the folder from which a COCO json names its images; looked for beside the json by default.
         exclude: a folder whose files do not count, such as that of the results.
 
@@ -58,11 +59,24 @@ def _expand(source: str, image_root: Path | None) -> Iterable[Path]:
 
 
 def _in_folder(folder: Path) -> list[Path]:
-    return sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+    found: list[Path] = []
+    above: dict[str, set[tuple[int, int]]] = {}
+    for where, below, names in os.walk(folder, followlinks=True):
+        here = os.stat(where)
+        seen = above.pop(where, set())
+        if (here.st_dev, here.st_ino) in seen:  # a link to a folder that it lies in
+            below.clear()
+            continue
+        seen = seen | {(here.st_dev, here.st_ino)}
+        above.update({os.path.join(where, name): seen for name in below})
+        files = (Path(where, name) for name in names)
+        found += [file for file in files if file.suffix.lower() in SUFFIXES and file.is_file()]
+    return sorted(found)
 
 
 def _in_list(path: Path) -> Iterator[Path]:
-    for line in path.read_text(encoding="utf-8", errors="surrogateescape").splitlines():
+    # Windows' editors begin a file with a mark.
+    for line in path.read_text(encoding="utf-8-sig", errors="surrogateescape").splitlines():
         if name := line.strip():
             here = Path(name).expanduser()
             yield here if here.exists() else path.parent / here

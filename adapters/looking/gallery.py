@@ -63,11 +63,16 @@ class Features:
             yield load_file(self.folder / row["file"])[f"level{level}"]
 
     def fed_image(self, path: str) -> Image.Image:
-        """The image as the model got it, before normalisation."""
+        """The image as the model got it, before normalisation.
+
+        Raises:
+            UnreadableImageError: it is gone or another one since it was extracted.
+        """
         row = self.rows[path]
         image = read_rgb(Path(path), max_decoded=float("inf"))
+        if (image.height, image.width) != (row["original_height"], row["original_width"]):
+            raise UnreadableImageError("the file has changed since it was extracted")
         pixels = self.preprocessing.scale(image)
-        assert pixels.shape[1:] == (row["fed_height"], row["fed_width"])
         return Image.fromarray(pixels.permute(1, 2, 0).numpy())
 
     def panels(self, path: str) -> list[Panel]:
@@ -105,7 +110,7 @@ def draw_gallery(out: Path, models: Mapping[str, Path]) -> Path:
         name = f"{Path(features[0].rows[path]['file']).stem}.png"
         try:
             sheet = draw_sheet([(model.title, model.panels(path)) for model in features])
-        except UnreadableImageError as error:  # gone or damaged since it was extracted
+        except UnreadableImageError as error:
             missing[path] = str(error)
             continue
         buffer = io.BytesIO()
