@@ -21,7 +21,8 @@ from adapters.registry import MODELS
 
 if MODELS is not None:
     import adapters.amp
-    import adapters.layer_decay  # noqa: F401, both register themselves
+    import adapters.layer_decay
+    import adapters.whole_checkpoints  # noqa: F401, all register themselves
 
 if TYPE_CHECKING:
     from adapters.extraction import ExtractionOptions, extract

@@ -16,6 +16,7 @@ from mmengine.config import Config
 
 from adapters.describing.configs import count_config
 from adapters.runner import register_scope
+from adapters.whole_files import write_text
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 CONFIGS = REPOSITORY / "configs"
@@ -142,10 +143,3 @@ def command(path: Path) -> str:
     processes = cfg.auto_scale_lr.base_batch_size // cfg.train_dataloader.batch_size
     place = path.relative_to(REPOSITORY).as_posix()
     return f"tools/dist_train.sh {place} {processes}" if processes > 1 else f"python tools/train.py {place}"
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_text(text)
-    temporary.replace(path)

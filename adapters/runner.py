@@ -16,13 +16,14 @@ import torch
 from mmengine.config import Config, DictAction
 from mmengine.device import get_device
 from mmengine.registry import RUNNERS, init_default_scope
-from mmengine.runner import Runner, find_latest_checkpoint
+from mmengine.runner import Runner
 
 from adapters.config_files import find_config
 from adapters.devices import choose_precision, distribute_on_cpu
 from adapters.fitting import check_fit, drop_pretrained, fit_backbone
 from adapters.registry import OPENMMLAB_REMEDY
 from adapters.shapes import check_dataset
+from adapters.whole_checkpoints import keep_checkpoints_whole, latest_checkpoint
 
 SCOPES = ("mmdet", "mmseg")
 
@@ -51,6 +52,7 @@ def run_training(arguments: Sequence[str] | None = None) -> None:
     notes += choose_precision(cfg, args.amp)
     if args.auto_scale_lr:
         enable_auto_scale_lr(cfg)
+    keep_checkpoints_whole(cfg)
     notes += choose_start(cfg, args.resume)
     check_fit(cfg)
     check_dataset(cfg, ("train_dataloader", "val_dataloader"))
@@ -183,20 +185,6 @@ def choose_start(cfg: Config, resume: str | None) -> list[str]:
         return [f"nothing to resume in {cfg.work_dir}: training starts from the beginning"]
     cfg.load_from = path
     return [f"resuming from {path}", *set_pretrained_aside(cfg, path)]
-
-
-def latest_checkpoint(work_dir: str) -> str | None:
-    """The checkpoint that a run wrote last, also where its work directory has moved since."""
-    recorded = find_latest_checkpoint(work_dir)
-    if recorded is None:
-        return None
-    for path in (Path(recorded), Path(work_dir, Path(recorded).name)):
-        if path.is_file():
-            return str(path)
-    raise ValueError(
-        f"{Path(work_dir, 'last_checkpoint')} names {recorded}, which does not exist. Give a checkpoint with "
-        "--resume PATH, or remove that file to start from the beginning."
-    )
 
 
 def existing_checkpoint(path: str) -> str:

@@ -25,6 +25,7 @@ import adapters
 from adapters.amp import CpuAmpOptimWrapper
 from adapters.runner import run_testing, run_training
 from adapters.shapes import ShapesSettings, make_dataset
+from adapters.whole_checkpoints import latest_checkpoint
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 TRUNK = {"depths": [1, 1, 1, 1], "embed_dims": [16, 32, 64, 128]}
@@ -188,7 +189,7 @@ def test_a_killed_run_goes_on_without_its_pretrained_weights(config: Any) -> Non
         assert process.poll() is None, Path("killed.txt").read_text()
         process.send_signal(signal.SIGKILL)
     weights.unlink()  # a resumed run must not ask for it
-    last = int(re.search(r"iter_(\d+)", Path("run/last_checkpoint").read_text())[1])
+    last = int(re.search(r"iter_(\d+)", str(latest_checkpoint("run")))[1])
     time.sleep(1)  # mmengine names logs by the second
     run_training([*options[:-1], f"train_cfg.max_iters={last + 2}", "--resume"])
     text = log("run")

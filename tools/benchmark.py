@@ -22,7 +22,8 @@ from adapters.benchmarking.cases import CASES, MODES, find_cases, parse_size
 from adapters.benchmarking.report import case_list, machine, summary, to_markdown, to_table
 from adapters.benchmarking.run import run_case
 from adapters.benchmarking.settings import DTYPES, Settings
-from adapters.benchmarking.store import Store, write_text
+from adapters.benchmarking.store import Store
+from adapters.whole_files import write_text
 from adapters.cli import one_line_errors
 
 

@@ -25,7 +25,8 @@ from adapters.registry import require_mmengine
 
 def main(arguments: Sequence[str] | None = None) -> int:
     require_mmengine("tools/learning_check.py")
-    from adapters.learning.check import Budget, Store, judge, prepare_data, rows, run_case, write_text
+    from adapters.learning.check import Budget, Store, judge, prepare_data, rows, run_case
+    from adapters.whole_files import write_text
 
     args = parse_args(arguments)
     cases = find_cases(args.cases)

@@ -12,7 +12,8 @@ def main() -> None:
     require_mmengine("tools/list_recipes.py")
     from tqdm import tqdm
 
-    from adapters.recipe_table import README, recipe_paths, render, update_counts, write_text
+    from adapters.recipe_table import README, recipe_paths, render, update_counts
+    from adapters.whole_files import write_text
 
     write_text(README, render(update_counts(tqdm(recipe_paths(), dynamic_ncols=True))))
 

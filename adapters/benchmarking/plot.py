@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from adapters.benchmarking.report import peer_title
+from adapters.whole_files import whole
 
 QUANTITIES = (("median", "seconds", 1.0), ("peak_bytes", "peak memory, MiB", 2.0**-20))
 SIDES = (("ours", "-", "o"), ("peer", "--", "s"))
@@ -33,10 +34,8 @@ def plot_sweep(results: Iterable[Mapping[str, Any]], path: Path) -> None:
         panel.grid(which="both", alpha=0.3)
     if panels[0].get_legend_handles_labels()[0]:
         panels[0].legend()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}")
-    figure.savefig(temporary, format="png", dpi=150)
-    temporary.replace(path)
+    with whole(path) as partial:
+        figure.savefig(partial, format="png", dpi=150)
 
 
 def _draw_case(panel: Axes, colour: str, name: str, runs: Iterable[Mapping[str, Any]], field: str, unit: float) -> None:

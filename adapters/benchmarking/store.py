@@ -9,6 +9,7 @@ from typing import Any
 from adapters.benchmarking.cases import Case
 from adapters.benchmarking.run import Result
 from adapters.benchmarking.settings import Settings
+from adapters.whole_files import write_text
 
 
 class Store:
@@ -53,14 +54,6 @@ class Store:
         self.results[value["case"]["name"]] = value
         write_text(self.path, json.dumps({**self.head, "results": self.results}, indent=1) + "\n")
         return value
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text)
-    temporary.replace(path)
 
 
 def _plain(value: Any) -> Any:

@@ -20,6 +20,7 @@ from mmseg.utils import register_all_modules
 from adapters.describing.counting import count_parameters
 from adapters.learning.cases import MARGIN, Case
 from adapters.shapes import ShapesSettings, make_dataset
+from adapters.whole_files import write_text
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 RECIPE = REPOSITORY / "configs" / "segmentation" / "fpn_swinv2-cr-tiny_demo_shapes.py"
@@ -65,14 +66,6 @@ class Store:
     def add(self, name: str, result: Result) -> None:
         self.results[name] = result
         write_text(self.path, json.dumps({"budget": asdict(self.budget), "results": self.results}, indent=1))
-
-
-def write_text(path: Path, text: str) -> None:
-    """Whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.part")
-    temporary.write_text(text)
-    temporary.replace(path)
 
 
 def make_config(case: Case, budget: Budget, data_root: Path) -> Config:
