@@ -209,6 +209,15 @@ def test_what_fails_everywhere_says_why() -> None:
         find_geometry(run, [Level(2, 4)], 4, (32, 32))
 
 
+def test_the_size_that_fails_is_named() -> None:
+    def run(size):
+        """No map of squares."""
+        return [torch.empty(1, 3 if size[0] == size[1] else 2, *(side // 4 for side in size))]
+
+    with pytest.raises(NoGeometryError, match=r"at 4 x 4 map 0 is \(1, 3, 1, 1\)"):
+        find_geometry(run, [Level(2, 4)], 4, (32, 32))
+
+
 @torch.no_grad()
 def test_a_model_with_margins_equals_timm_on_the_padded_image() -> None:
     spec = next(spec for spec in ZOO if spec.name == "pit")

@@ -6,6 +6,7 @@ cell for each ``s`` pixels. Trunks with unpadded convolutions (Inception, PiT's 
 get margins before and after the image, and the cells that lie in the margin are skipped.
 """
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -67,11 +68,12 @@ def find_geometry(
     for side in (*WINDOW_SIDES, *_native_sides(deepest, native)):
         multiple = deepest * side
         sizes = ((2 * multiple, 3 * multiple), (multiple, multiple))
-        reasons = [mismatch for size in sizes if (mismatch := why_not(run, levels, size))]
-        if not reasons:
+        mismatches = (f"at {size[0]} x {size[1]} {why}" for size in sizes if (why := why_not(run, levels, size)))
+        mismatch = next(mismatches, None)
+        if mismatch is None:
             return Geometry(multiple)
         if reason is None:
-            reason = f"at {sizes[0][0]} x {sizes[0][1]} {reasons[0]}"
+            reason = mismatch
             if (geometry := _with_margins(run, levels, deepest)) is not None:
                 return geometry
     raise NoGeometryError(reason)
@@ -107,7 +109,8 @@ EXPECTED_ERRORS = (RuntimeError, AssertionError, ValueError, TypeError, Attribut
 def _with_margins(run: Callable[[Size], Sequence[Tensor]], levels: Sequence[Level], deepest: int) -> Geometry | None:
     """Margins for a trunk whose maps lack cells at the borders; None where that is not what is wrong with it."""
     large = LARGE * deepest
-    counts = _count(run, levels, large)
+    count_at = functools.cache(lambda side: _count(run, levels, side))
+    counts = count_at(large)
     if counts is None or any(
         not 0 <= large // level.stride - count <= LARGE // 2 * deepest // level.stride
         for count, level in zip(counts, levels, strict=True)
@@ -120,7 +123,7 @@ def _with_margins(run: Callable[[Size], Sequence[Tensor]], levels: Sequence[Leve
         low, high = large - level.stride, large  # the fewest pixels with as many cells lie in (low, high]
         while high - low > 1:
             middle = (low + high) // 2
-            at_middle = _count(run, levels, middle)
+            at_middle = count_at(middle)
             if at_middle is None:
                 return None
             low, high = (middle, high) if at_middle[position] < count else (low, middle)
