@@ -24,9 +24,13 @@ MAY_BE_OF_THE_DEVICE = (RuntimeError, TypeError, ValueError, AssertionError)
 
 
 def probe(
-    module: M, forward: Callable[[M, Tensor], Sequence[Tensor]], shape: tuple[int, ...], real: bool = False
+    module: M,
+    forward: Callable[[M, Tensor], Sequence[Tensor]],
+    shape: tuple[int, ...],
+    real: bool = False,
+    training: bool = False,
 ) -> list[Tensor]:
-    """What ``forward(module, image)`` returns for an image of ``shape``, in eval mode and with gradients.
+    """What ``forward(module, image)`` returns for an image of ``shape``, with gradients.
 
     The module runs as a copy, so that nothing it caches in passing stays.
 
@@ -35,6 +39,7 @@ def probe(
         forward: what to run.
         shape: of the image.
         real: with data, for models whose shapes depend on values.
+        training: in train mode, else in eval mode.
 
     Returns:
         Tensors without data (unless ``real``), for :func:`parameters_behind`.
@@ -43,8 +48,8 @@ def probe(
         # Several times faster than FakeTensorMode; but a model that makes tensors on the CPU fails here, and then that
         # mode has the last word: it gives the maps, or raises what is wrong.
         with suppress(*MAY_BE_OF_THE_DEVICE), torch.enable_grad():
-            return list(forward(_copy(module, _without_data), torch.zeros(shape, device="meta")))
-    twin = _copy(module, lambda tensor: tensor)
+            return list(forward(_copy(module, _without_data, training), torch.zeros(shape, device="meta")))
+    twin = _copy(module, lambda tensor: tensor, training)
     with nullcontext() if real else _fake_mode(), torch.enable_grad():
         return list(forward(twin, torch.zeros(shape)))
 
@@ -62,9 +67,9 @@ def _fake_mode() -> Iterator[None]:
         log.setLevel(level)
 
 
-def _copy(module: M, convert: Callable[[Tensor], Tensor]) -> M:
+def _copy(module: M, convert: Callable[[Tensor], Tensor], training: bool) -> M:
     tensors = chain(module.parameters(), module.buffers())
-    return copy.deepcopy(module, {id(tensor): convert(tensor) for tensor in tensors}).eval()
+    return copy.deepcopy(module, {id(tensor): convert(tensor) for tensor in tensors}).train(training)
 
 
 def _without_data(tensor: Tensor) -> Tensor:

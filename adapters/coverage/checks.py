@@ -2,16 +2,18 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from torch._subclasses.fake_tensor import DataDependentOutputException
 
 from adapters import BackboneAdapter, Level, TimmAdapter
 from adapters.benchmarking.flops import flop_counter
 from adapters.coverage.randomise import randomise
+from adapters.probing import probe
 
+M = TypeVar("M", bound=nn.Module)
 Size = tuple[int, int]
 
 SIZES: tuple[Size, ...] = ((256, 320), (250, 333), (97, 65), (800, 1344))
@@ -58,16 +60,13 @@ def check_size(adapter: BackboneAdapter, size: Size) -> None:
 
 def check_training_size(adapter: BackboneAdapter, size: Size) -> None:
     """Shapes in train mode, on tensors without data where the model allows it."""
-    adapter.train()
+    shape = (2, 3, *size)
     try:
-        with FakeTensorMode(allow_non_fake_inputs=True):
-            image = torch.empty(2, 3, *size)
-            maps = adapter(image)
+        maps = probe(adapter, lambda one, image: one(image), shape, training=True)
     except DataDependentOutputException:
-        image = random_image(size)
         with torch.no_grad():
-            maps = adapter(image)
-    check_maps(maps, adapter.levels, image)
+            maps = adapter.train()(random_image(size, batch=2))
+    check_maps(maps, adapter.levels, torch.empty(shape, device="meta"))
 
 
 def check_gradients(adapter: BackboneAdapter) -> None:
@@ -119,25 +118,11 @@ def check_checkpointing(model_name: str, plain: BackboneAdapter) -> None:
     """``with_cp``: the same loss and gradients, and something is recomputed."""
     adapter = TimmAdapter(model_name, with_cp=True)
     adapter.load_state_dict(plain.state_dict())
-    operations, gradients = [], []
-    calls = [0, 0]
-    for index, one in enumerate((plain, adapter)):
-
-        def count(*_: Any, index: int = index) -> None:
-            calls[index] += 1
-
-        still(one.train())
-        handles = [m.register_forward_pre_hook(count) for m in one.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
-        one.zero_grad()
-        torch.manual_seed(0)
-        with flop_counter() as counter:
-            torch.stack([m.square().mean() for m in one(random_image(SMALL, batch=2))]).sum().backward()
-        operations.append(counter.get_total_flops())
-        gradients.append({name: p.grad for name, p in one.named_parameters()})
-        for handle in handles:
-            handle.remove()
-    # The counter does not see what the reentrant kind (DenseNet) recomputes, the hooks not what runs within a layer.
-    require(operations[1] > operations[0] or calls[1] > calls[0], "nothing is recomputed")
+    both = [still(one.train()) for one in (plain, adapter)]
+    calls = [_calls(one) for one in both]
+    gradients = [{name: p.grad for name, p in one.named_parameters()} for one in both]
+    # The hooks do not see what runs within a layer, the counter not what the reentrant kind (DenseNet) recomputes.
+    require(calls[1] > calls[0] or _operations(adapter) > _operations(plain), "nothing is recomputed")
     for name, expected in gradients[0].items():
         actual = gradients[1][name]
         if actual is None or expected is None:
@@ -146,11 +131,42 @@ def check_checkpointing(model_name: str, plain: BackboneAdapter) -> None:
         require(float(error) < 1e-2, f"the gradient of {name} differs by {float(error):.1e}")
 
 
-def still(module: nn.Module) -> None:
+def _step(module: nn.Module) -> None:
+    """Backward from a loss that is the same at each call."""
+    module.zero_grad()
+    torch.manual_seed(0)
+    torch.stack([m.square().mean() for m in module(random_image(SMALL, batch=2))]).sum().backward()
+
+
+def _calls(module: nn.Module) -> int:
+    """How many linear layers and convolutions run in a step."""
+    calls = 0
+
+    def count(*_: Any) -> None:
+        nonlocal calls
+        calls += 1
+
+    layers = [m for m in module.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
+    handles = [layer.register_forward_pre_hook(count) for layer in layers]
+    _step(module)
+    for handle in handles:
+        handle.remove()
+    return calls
+
+
+def _operations(module: nn.Module) -> int:
+    """Multiplications and additions of a step."""
+    with flop_counter() as counter:
+        _step(module)
+    return counter.get_total_flops()
+
+
+def still(module: M) -> M:
     """Take the randomness and the batch statistics out of train mode, so that two runs can be compared."""
     for child in module.modules():
         if isinstance(child, nn.modules.batchnorm._BatchNorm | nn.modules.dropout._DropoutNd):
             child.eval()
+    return module
 
 
 def close(actual: Sequence[Tensor], expected: Sequence[Tensor], tolerance: float = TOLERANCE) -> None:
@@ -158,8 +174,13 @@ def close(actual: Sequence[Tensor], expected: Sequence[Tensor], tolerance: float
     require(len(actual) == len(expected), f"{len(actual)} maps for {len(expected)}")
     for one, other in zip(actual, expected, strict=True):
         require(one.shape == other.shape, f"{tuple(one.shape)} against {tuple(other.shape)}")
-        error = float((one - other).norm() / other.norm().clamp_min(1e-12))
+        error = relative_error(one, other)
         require(error < tolerance, f"differs by {error:.1e}")
+
+
+def relative_error(actual: Tensor, expected: Tensor) -> float:
+    """The norm of the difference as a share of what is expected."""
+    return float((actual - expected).norm() / expected.norm().clamp_min(1e-12))
 
 
 def outcome(check: Callable[..., None], *arguments: Any) -> str:

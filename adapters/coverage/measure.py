@@ -58,7 +58,7 @@ def measure_ours(one: Representative, sizes: list[Size], steps: bool) -> Iterato
     yield "with_cp", outcome(checks.check_checkpointing, name, adapter)
     yield "layer decay", outcome(check_layer_decay, adapter)
     yield "frozen", outcome(checks.check_frozen, name)
-    yield "pyramid", outcome(check_pyramid, name)
+    yield "pyramid", outcome(check_pyramid, name, adapter)
     for column, config in CONFIGS.items() if steps else ():
         yield column, outcome(check_step, config, name)
 
@@ -76,9 +76,8 @@ def check_layer_decay(adapter: Any) -> None:
     require(not in_head, f"{len(in_head)} parameters count as head, such as {in_head[:1]}")
 
 
-def check_pyramid(name: str) -> None:
+def check_pyramid(name: str, adapter: Any) -> None:
     """A model of one stride gives four through ``SimpleFeaturePyramid``; others give the strides of a detector."""
-    adapter = TimmAdapter(name)
     strides = [level.stride for level in adapter.levels]
     if len(set(strides)) == 1:
         adapter = TimmAdapter(name, pyramid={"type": "SimpleFeaturePyramid", "out_channels": 16})

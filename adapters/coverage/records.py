@@ -1,6 +1,7 @@
 """A record of every model of timm: the levels that its adapter gives, or why it has none."""
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -8,11 +9,9 @@ import timm
 from tqdm import tqdm
 
 from adapters.coverage.child import collect
-from adapters.coverage.store import read_json, write_json
+from adapters.coverage.store import read_json
 from adapters.listing import RECORDS, make_record
-
-#: Models between two writings of the file.
-STRIDE = 20
+from adapters.whole_files import write_text
 
 
 def survey(time_limit: float, jobs: int = 1) -> None:
@@ -33,13 +32,18 @@ def survey(time_limit: float, jobs: int = 1) -> None:
     with ThreadPoolExecutor(jobs) as pool:
         found = pool.map(lambda name: _record(name, time_limit), missing)
         try:
-            for index, name in enumerate(tqdm(missing, desc="models", dynamic_ncols=True)):
+            for name in tqdm(missing, desc="models", dynamic_ncols=True):
                 models[name] = next(found)
-                if index % STRIDE == 0:
-                    write_json(RECORDS, table)
+                write_text(RECORDS, render_records(table))
         finally:
             pool.shutdown(cancel_futures=True)
-            write_json(RECORDS, table)
+
+
+def render_records(table: Mapping[str, Any]) -> str:
+    """As JSON, a line for each model, sorted by name, so that a change of one model changes one line."""
+    models = sorted(table["models"].items())
+    lines = [f"{json.dumps(name)}:{json.dumps(found, separators=(',', ':'))}" for name, found in models]
+    return f'{{"timm":{json.dumps(table["timm"])},"models":{{\n' + ",\n".join(lines) + "\n}}\n"
 
 
 def _record(name: str, time_limit: float) -> dict[str, Any]:

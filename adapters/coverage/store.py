@@ -1,16 +1,15 @@
 """The file that a measurement is kept in, written after each family so that a run can go on where it stopped."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
+from adapters.whole_files import write_text
+
 
 def write_json(path: Path, value: Any) -> None:
-    """Write to a temporary name beside ``path`` and rename."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(value, indent=1) + "\n")
-    temporary.replace(path)
+    """A line for each item, the whole file or nothing."""
+    write_text(path, json.dumps(value, indent=1) + "\n")
 
 
 def read_json(path: Path) -> Any:
