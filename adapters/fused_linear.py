@@ -43,8 +43,10 @@ class FusedMlp(Mlp):
         plain = not self.training and not torch.is_grad_enabled()
         if gelu and untouched and plain and can_fuse(x, self.fc1.weight):
             rows = x.reshape(-1, x.shape[-1])
-            out = rows.new_empty(len(rows), self.fc2.out_features)
             step = rows_at_once(rows, len(rows), self.fc1.out_features * rows.element_size())
+            if step == len(rows):
+                return fused_linear(fused_linear(x, self.fc1, gelu), self.fc2)
+            out = rows.new_empty(len(rows), self.fc2.out_features)
             for piece, result in zip(rows.split(step), out.split(step), strict=True):
                 result.copy_(fused_linear(fused_linear(piece, self.fc1, gelu), self.fc2))
             return out.view(*x.shape[:-1], -1)

@@ -2,11 +2,14 @@
 
 import copy
 import inspect
+from typing import Any
 
 import pytest
 import torch
 from mmengine.registry import MODELS
-from torch import nn
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 from zoo import ZOO, Spec, image, randomise
 
 import adapters
@@ -194,6 +197,30 @@ def test_builds_on_the_meta_device(spec: Spec) -> None:
     adapter = spec.build().to("meta")
     for feature_map in adapter(torch.empty(1, 3, 64, 96, device="meta")):
         assert feature_map.device.type == "meta"
+
+
+class NoTransfers(TorchFunctionMode):
+    """Fails at what would make the host wait for a device: copying from one to the other."""
+
+    def __torch_function__(self, operator: Any, types: Any, arguments: Any = (), named: Any = None) -> Any:
+        result = operator(*arguments, **(named or {}))
+        tensors = [value for value in tree_leaves((arguments, named, result)) if isinstance(value, Tensor)]
+        # A tensor of one value goes along with the operator, as a number does.
+        places = {tensor.device.type for tensor in tensors if tensor.ndim}
+        assert len(places) < 2, f"{operator} between {places}"
+        return result
+
+
+@each_spec
+@pytest.mark.parametrize("train", [False, True])
+def test_nothing_waits_for_the_device(spec: Spec, train: bool) -> None:
+    """Nor is a value read: the meta device has none. What is made once for a size that was never seen may come over."""
+    adapter = spec.build().to("meta").train(train)
+    adapter(torch.empty(2, 3, 64, 96, device="meta"))
+    with NoTransfers():
+        maps = adapter(torch.empty(2, 3, 64, 96, device="meta"))
+        if train:
+            torch.stack([feature_map.sum() for feature_map in maps]).sum().backward()
 
 
 @pytest.mark.parametrize("scope", ["mmdet", "mmseg"])

@@ -28,23 +28,25 @@ class GatedPositionalAttention(GPSA):
         """``(B, H * W, C)`` on the grid ``(H, W)`` -> the same shape."""
         batch, tokens, channels = x.shape
         head_dim = channels // self.num_heads
-        query, key = self.qk(x).view(batch, tokens, 2, self.num_heads, head_dim).permute(2, 0, 3, 1, 4).unbind(0)
-        value = self.v(x).view(batch, tokens, self.num_heads, head_dim).transpose(1, 2)
+        # The fused kernel passes over the keys for every few hundred queries: one copy pays.
+        query, key = self.qk(x).view(batch, tokens, 2, self.num_heads, head_dim).permute(2, 0, 3, 1, 4).contiguous()
+        value = self.v(x).view(batch, tokens, self.num_heads, head_dim).transpose(1, 2).contiguous()
         content = F.scaled_dot_product_attention(query, key, value)
-        gate = torch.sigmoid(self.gating_param).view(1, -1, 1, 1)
+        content = content.transpose(1, 2).unflatten(1, self.grid)
+        gate = torch.sigmoid(self.gating_param)[:, None]
         x = torch.lerp(content, self.attend_positions(value).to(content.dtype), gate.to(content.dtype))
-        return self.proj_drop(self.proj(x.transpose(1, 2).reshape(batch, tokens, channels)))
+        return self.proj_drop(self.proj(x.reshape(batch, tokens, channels)))
 
     def attend_positions(self, value: Tensor) -> Tensor:
-        """``(B, heads, H * W, d)`` -> the same shape, averaged with the positional weights alone."""
+        """``(B, heads, H * W, d)`` -> ``(B, H, W, heads, d)``, averaged with the positional weights alone."""
         height, width = self.grid
         batch, heads, _, head_dim = value.shape
         along_x = self.axis_weights(width, 0).to(value.dtype)
         along_y = self.axis_weights(height, 1).to(value.dtype)
-        x = value.reshape(batch, heads, height, width, head_dim)
-        x = torch.einsum("hqk,bhrkd->bhrqd", along_x, x)
-        x = torch.einsum("hqk,bhkcd->bhqcd", along_y, x)
-        return x.reshape(batch, heads, height * width, head_dim)
+        x = torch.matmul(along_y, value.reshape(batch, heads, height, width * head_dim))
+        x = x.view(batch, heads, height, width, head_dim).transpose(2, 3).reshape(batch, heads, width, -1)
+        x = torch.matmul(along_x, x).view(batch, heads, width, height, head_dim)
+        return x.permute(0, 3, 2, 1, 4)
 
     def axis_weights(self, size: int, axis: int) -> Tensor:
         """Attention along one axis, ``(heads, size, size)``, each row a distribution over the keys."""
@@ -64,7 +66,7 @@ class SelfAttention(MHSA):
         """``(B, N, C)`` -> the same shape."""
         batch, tokens, channels = x.shape
         qkv = self.qkv(x).view(batch, tokens, 3, self.num_heads, channels // self.num_heads)
-        query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4).contiguous()
         dropout = self.attn_drop.p if self.training else 0.0
         x = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
         return self.proj_drop(self.proj(x.transpose(1, 2).reshape(batch, tokens, channels)))

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from timm.layers import resample_abs_pos_embed, resample_abs_pos_embed_nhwc, resize_rel_pos_bias_table
 from torch import Tensor, nn
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from adapters.families.nest import join_blocks, split_blocks
 
@@ -125,9 +126,13 @@ def _relative_bias(window: Size, target: Size, before: tuple[int, ...]) -> Resam
     extra = 0 if heads_first else before[0] - rows * columns
     down = _axis_matrix(window, target, rows, columns, axis=0)
     right = _axis_matrix(window, target, rows, columns, axis=1)
+    moved: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
 
     def resample(table: Tensor) -> Tensor:
-        y, x = down.to(table), right.to(table)
+        place = (table.device, table.dtype)
+        y, x = moved.get(place) or (down.to(table), right.to(table))
+        if not is_in_torch_dispatch_mode():
+            moved[place] = (y, x)  # once for each device, since the host waits for such a copy
         if heads_first:
             return torch.einsum("ar,hrc,bc->hab", y, table, x)
         grid = table[: rows * columns].view(rows, columns, -1)

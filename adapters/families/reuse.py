@@ -59,8 +59,9 @@ class Reuse:
             return compute()
         if any(parameter.is_inference() for parameter in parameters):
             return compute()  # torch counts no changes to these
-        precision = torch.is_autocast_enabled(parameters[0].device.type)
-        key = (key, precision and torch.get_autocast_dtype(parameters[0].device.type))
+        device = parameters[0].device.type
+        autocast = device != "meta" and torch.is_autocast_enabled(device)
+        key = (key, autocast and torch.get_autocast_dtype(device))
         kept = self._kept.get(key)
         if kept is not None and kept.holds(parameters):
             self._kept.move_to_end(key)

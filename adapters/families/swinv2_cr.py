@@ -4,12 +4,12 @@ import math
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 from timm.models.swin_transformer_v2_cr import SwinTransformerV2CrBlock, WindowMultiHeadAttention
 from torch import Tensor
 
 from adapters.base import BackboneAdapter
 from adapters.families.grafting import graft
+from adapters.families.packed_attention import attend_packed
 from adapters.families.reuse import Reuse
 from adapters.families.window_attention import attend_in_windows
 from adapters.families.windows import Axis
@@ -37,25 +37,18 @@ class WindowAttention(WindowMultiHeadAttention):
 
     def _attend(self, tokens: Tensor, scores: Tensor) -> Tensor:
         """``(n, L, C)`` and what to add to the scores, ``(heads, L, L)`` or ``(n, heads, L, L)`` -> ``(n, L, C)``."""
-        query, key, value = (part.transpose(1, 2) for part in self._queries_keys_values(tokens))
-        dropout = self.attn_drop.p if self.training else 0.0
-        scores = scores.to(query.dtype)
-        if scores.ndim == 3:
-            scores = scores.unsqueeze(0)
-        out = F.scaled_dot_product_attention(query, key, value, scores, dropout_p=dropout, scale=1.0)
-        return out.transpose(1, 2).flatten(2)
+        return attend_packed(self._queries_keys_values(tokens), scores, self.attn_drop.p if self.training else 0.0, 1.0)
 
-    def _queries_keys_values(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Three ``(windows, L, heads, C / heads)``: queries and keys of unit length, queries scaled."""
+    def _queries_keys_values(self, tokens: Tensor) -> Tensor:
+        """``(n, L, C)`` -> ``(n, L, 3, heads, C / heads)``: queries and keys of unit length, queries scaled."""
         head_dim = tokens.shape[-1] // self.num_heads
         qkv = self.qkv(tokens).unflatten(-1, (3, self.num_heads, head_dim))
-        pair, value = qkv[:, :, :2], qkv[:, :, 2]
         # 1e-12 is the eps of torch's normalize, which timm calls.
-        length = torch.linalg.vector_norm(pair, dim=-1, keepdim=True).clamp_min(1e-12)
+        length = torch.linalg.vector_norm(qkv[:, :, :2], dim=-1, keepdim=True).clamp_min(1e-12)
         scale = self.logit_scale.clamp(max=math.log(1.0 / 0.01)).exp()
         factor = torch.stack((scale, torch.ones_like(scale))).unsqueeze(-1) / length
-        query, key = (pair * factor.to(pair.dtype)).unbind(2)
-        return query, key, value
+        # Values times one: taking the pair apart would cost more, most of all in the backward pass.
+        return qkv * torch.cat((factor, torch.ones_like(factor[:, :, :1])), dim=2).to(qkv.dtype)
 
     def position_bias(self, extent: tuple[int, int]) -> Tensor:
         """``(heads, L, L)``, the bias of the meta network for windows of ``extent`` (``L`` is their product).

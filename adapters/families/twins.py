@@ -10,6 +10,7 @@ from typing_extensions import Unpack
 
 from adapters.base import AdapterOptions, BackboneAdapter
 from adapters.families.grafting import graft
+from adapters.families.packed_attention import attend_packed
 from adapters.families.window_attention import attend_in_windows
 from adapters.families.windows import Axis
 from adapters.registry import register_model
@@ -18,7 +19,7 @@ WINDOW_PADDINGS = ("zero", "mask", "mmseg")
 
 
 class WindowAttention(LocallyGroupedAttn):
-    """Attention inside ``ws x ws`` windows, over 4-D tensors so that the fused kernels take it."""
+    """Attention inside ``ws x ws`` windows."""
 
     padding: str
 
@@ -42,10 +43,7 @@ class WindowAttention(LocallyGroupedAttn):
     def _attend(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
         """``(windows, L, C)`` -> the same shape."""
         qkv = self.qkv(tokens).unflatten(-1, (3, self.num_heads, tokens.shape[-1] // self.num_heads))
-        query, key, value = qkv.transpose(1, 3).unbind(2)
-        dropout = self.attn_drop.p if self.training else 0.0
-        out = F.scaled_dot_product_attention(query, key, value, mask, dropout_p=dropout)
-        return out.transpose(1, 2).flatten(2)
+        return attend_packed(qkv, mask, self.attn_drop.p if self.training else 0.0)
 
 
 class SubsampledAttention(GlobalSubSampleAttn):
@@ -59,7 +57,9 @@ class SubsampledAttention(GlobalSubSampleAttn):
         if self.sr is not None:
             x = self.sr(as_map(x, size)).flatten(2).transpose(1, 2)
             x = self.norm(x)
-        key, value = self.kv(x).view(batch, -1, 2, self.num_heads, head_dim).permute(2, 0, 3, 1, 4).unbind(0)
+        # One copy of the few keys and values: the fused kernel passes over them for every few hundred queries.
+        kv = self.kv(x).view(batch, -1, 2, self.num_heads, head_dim).permute(2, 0, 3, 1, 4).contiguous()
+        key, value = kv.unbind(0)
         x = F.scaled_dot_product_attention(query, key, value, dropout_p=self.attn_drop.p if self.training else 0.0)
         return self.proj_drop(self.proj(x.transpose(1, 2).reshape(batch, tokens, channels)))
 

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from adapters.base import AdapterOptions, BackboneAdapter
+from adapters.families.rotary_tables import keep_tables
 from adapters.families.windowed_blocks import WindowedRunner
 from adapters.levels import resolve_indices
 from adapters.registry import register_model
@@ -62,6 +63,7 @@ class VisionTransformerAdapter(BackboneAdapter):
         if uses_head_norm:
             # Pruning the classifier takes fc_norm along; it comes back under its own name.
             self.trunk.fc_norm = final_norm
+        keep_tables(getattr(self.trunk, "rope", None))
 
     def forward_trunk(self, image: Tensor) -> Sequence[Tensor]:
         trunk = self.trunk

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from adapters.families.windows import Axis, Run, Windows
+from adapters.families.windows import Axis, Run, windows_of
 
 RunBlock = Callable[..., Tensor]
 
@@ -31,7 +31,7 @@ class WindowedRunner:
         rows, columns = (Axis(side, min(side, window_size)) for side in grid)
         self.batch = batch
         self.prefix_tokens = prefix_tokens
-        self.windows = Windows(batch, rows, columns, like.device)
+        self.windows = windows_of(batch, rows, columns, like.device)
         self.masks = [self._mask(run, like.dtype) for run in self.windows.runs]
 
     def __call__(self, run_block: RunBlock, block: nn.Module, tokens: Tensor, rotary: Tensor | None) -> Tensor:

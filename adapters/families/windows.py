@@ -157,7 +157,8 @@ class Windows:
 
 def windows_of(batch: int, rows: Axis, columns: Axis, device: torch.device) -> Windows:
     """The windows of a batch of equal grids, made once for all blocks and passes that cut alike."""
-    if is_in_torch_dispatch_mode():  # tensors that hold no data must not be kept for others
+    # Tensors that hold no data, or that a graph is to make, must not be kept for others.
+    if is_in_torch_dispatch_mode() or torch.compiler.is_compiling():
         return Windows(batch, rows, columns, device)
     return _kept_windows(batch, rows, columns, device)
 
