@@ -41,14 +41,16 @@ class WholeCheckpointHook(CheckpointHook):
 
     def before_train(self, runner: Runner) -> None:
         """Choose the backend: local files are written whole; object stores, of their own, always do."""
-        place = self.out_dir or runner.work_dir
-        if self.file_client_args is None and type(get_file_backend(place, backend_args=self.backend_args)) is LocalBackend:
-            self.backend_args = dict(backend=WHOLE_FILES)
+        if self.file_client_args is None:
+            backend = get_file_backend(self.out_dir or runner.work_dir, backend_args=self.backend_args)
+            if type(backend) is LocalBackend:
+                self.backend_args = dict(backend=WHOLE_FILES)
         super().before_train(runner)
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict[str, Any]) -> None:
         outdated = None
-        if self.max_keep_ckpts > 0 and len(self.keep_ckpt_ids) == self.max_keep_ckpts and step not in self.keep_ckpt_ids:
+        full = self.max_keep_ckpts > 0 and len(self.keep_ckpt_ids) == self.max_keep_ckpts
+        if full and step not in self.keep_ckpt_ids:
             # Forgotten before, so that mmengine sees room and removes nothing.
             outdated = self.keep_ckpt_ids.popleft()
         super()._save_checkpoint_with_step(runner, step, meta)
@@ -81,7 +83,8 @@ def latest_checkpoint(work_dir: str) -> str | None:
     named = [Path(recorded), Path(work_dir, Path(recorded).name)] if recorded else []
     others = [path for kind in ("iter", "epoch") for path in Path(work_dir).glob(f"{kind}_*.pth")]
     for path in (*named, *sorted(others, key=lambda path: path.stat().st_mtime, reverse=True)):
-        if path.is_dir() or zipfile.is_zipfile(path):  # a folder is DeepSpeed's; torch's files are zips, ended by an index
+        # A folder is DeepSpeed's. torch's files are zips, which an index ends.
+        if path.is_dir() or zipfile.is_zipfile(path):
             return str(path)
     if recorded:
         raise ValueError(

@@ -23,8 +23,8 @@ from adapters.benchmarking.report import case_list, machine, summary, to_markdow
 from adapters.benchmarking.run import run_case
 from adapters.benchmarking.settings import DTYPES, Settings
 from adapters.benchmarking.store import Store
-from adapters.whole_files import write_text
 from adapters.cli import one_line_errors
+from adapters.whole_files import write_text
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -15,7 +15,9 @@ from adapters.pieces import is_eager_on_cpu
 FEW_TOKENS = 128
 
 
-def attend_packed(qkv: Tensor, scores: Tensor | None = None, dropout: float = 0.0, scale: float | None = None) -> Tensor:
+def attend_packed(
+    qkv: Tensor, scores: Tensor | None = None, dropout: float = 0.0, scale: float | None = None
+) -> Tensor:
     """Attention of every window's tokens among themselves.
 
     Args:
