@@ -39,6 +39,8 @@ class WholeFileBackend(LocalBackend):
 class WholeCheckpointHook(CheckpointHook):
     """mmengine's hook, with its arguments, where a checkpoint goes only once the next one is there and named."""
 
+    backend_args: dict[str, Any] | None
+
     def before_train(self, runner: Runner) -> None:
         """Choose the backend: local files are written whole; object stores, of their own, always do."""
         if self.file_client_args is None:

@@ -46,6 +46,6 @@ _KEPT = {RotaryEmbeddingCat: KeptRotaryEmbeddingCat, RotaryEmbeddingDinoV3: Kept
 
 def keep_tables(rotary: nn.Module | None) -> None:
     """Have a rotary embedding of timm's keep its tables, if it is of a kind whose tables can be kept."""
-    kept = _KEPT.get(type(rotary))  # type: ignore[arg-type]
-    if kept is not None:
+    kept: Any = _KEPT.get(type(rotary))
+    if rotary is not None and kept is not None:
         graft(rotary, kept).tables = Reuse(GRIDS)

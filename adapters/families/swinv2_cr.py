@@ -46,9 +46,12 @@ class WindowAttention(WindowMultiHeadAttention):
         # 1e-12 is the eps of torch's normalize, which timm calls.
         length = torch.linalg.vector_norm(qkv[:, :, :2], dim=-1, keepdim=True).clamp_min(1e-12)
         scale = self.logit_scale.clamp(max=math.log(1.0 / 0.01)).exp()
-        factor = torch.stack((scale, torch.ones_like(scale))).unsqueeze(-1) / length
-        # Values times one: taking the pair apart would cost more, most of all in the backward pass.
-        return qkv * torch.cat((factor, torch.ones_like(factor[:, :, :1])), dim=2).to(qkv.dtype)
+        factor = (torch.stack((scale, torch.ones_like(scale))).unsqueeze(-1) / length).to(qkv.dtype)
+        if not torch.is_grad_enabled():
+            qkv[:, :, :2].mul_(factor)
+            return qkv
+        # Values times one: to take the pair apart would cost the backward pass more.
+        return qkv * torch.cat((factor, torch.ones_like(factor[:, :, :1])), dim=2)
 
     def position_bias(self, extent: tuple[int, int]) -> Tensor:
         """``(heads, L, L)``, the bias of the meta network for windows of ``extent`` (``L`` is their product).
