@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Evaluate a checkpoint on a config's test split: `python tools/test.py CONFIG CHECKPOINT [--backbone NAME] ...`."""
 
-from adapters.cli import one_line_errors
+from adapters.cli import end_launched_process, one_line_errors
 from adapters.registry import require_mmengine
 
 if __name__ == "__main__":
@@ -10,3 +10,4 @@ if __name__ == "__main__":
         from adapters.runner import run_testing
 
         run_testing()
+    end_launched_process()
