@@ -1,5 +1,6 @@
 """Attention inside windows: the same numbers in each of its forms, and the form that the pass asks for."""
 
+from collections.abc import Callable
 from unittest import mock
 
 import pytest
@@ -38,10 +39,10 @@ def written_out(qkv: Tensor, scores: Tensor | None, scale: float) -> Tensor:
     return out.flatten(2)
 
 
-def forms_used(run: object) -> int:
+def forms_used(run: Callable[[], Tensor]) -> int:
     """How often the form by heads was taken."""
     with mock.patch.object(packed_attention, "_attend_by_head", wraps=packed_attention._attend_by_head) as form:
-        run()  # type: ignore[operator]
+        run()
     return form.call_count
 
 
