@@ -31,8 +31,7 @@ def attend_packed(
     """
     tokens, head_dim = qkv.shape[1], qkv.shape[-1]
     shared = scores is None or scores.ndim < 4
-    precise = qkv.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-    if tokens <= FEW_TOKENS and shared and precise and not dropout and is_eager_on_cpu(qkv):
+    if tokens <= FEW_TOKENS and shared and not dropout and is_eager_on_cpu(qkv):
         return _attend_by_head(qkv, scores, head_dim**-0.5 if scale is None else scale)
     query, key, value = (part.transpose(1, 2) for part in qkv.unbind(2))
     if scores is not None:
