@@ -35,7 +35,7 @@ def one_line_errors() -> Iterator[None]:
 def end_launched_process() -> None:
     """End a process that a launcher has started and whose work is done; do nothing in others.
 
-    About one process in twenty that has trained through gloo aborts after Python has ended, in a destructor of C++
+    A few processes in a hundred that have trained through gloo abort after Python has ended, in a destructor of C++
     (``terminate called without an active exception``), and the launcher takes a finished run for a failed one. So the
     process ends before those, and after everything that Python does at its end.
     """
