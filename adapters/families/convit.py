@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from timm.layers import resample_abs_pos_embed
 from timm.models.convit import GPSA, MHSA
 from torch import Tensor
 
 from adapters.base import BackboneAdapter
+from adapters.bf16_attention import attend
 from adapters.families.grafting import graft
 from adapters.registry import register_model
 
@@ -31,7 +31,7 @@ class GatedPositionalAttention(GPSA):
         # The fused kernel passes over the keys for every few hundred queries: one copy pays.
         query, key = self.qk(x).view(batch, tokens, 2, self.num_heads, head_dim).permute(2, 0, 3, 1, 4).contiguous()
         value = self.v(x).view(batch, tokens, self.num_heads, head_dim).transpose(1, 2).contiguous()
-        content = F.scaled_dot_product_attention(query, key, value)
+        content = attend(query, key, value)
         content = content.transpose(1, 2).unflatten(1, self.grid)
         gate = torch.sigmoid(self.gating_param)[:, None]
         x = torch.lerp(content, self.attend_positions(value).to(content.dtype), gate.to(content.dtype))
@@ -68,7 +68,7 @@ class SelfAttention(MHSA):
         qkv = self.qkv(x).view(batch, tokens, 3, self.num_heads, channels // self.num_heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4).contiguous()
         dropout = self.attn_drop.p if self.training else 0.0
-        x = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
+        x = attend(query, key, value, dropout_p=dropout)
         return self.proj_drop(self.proj(x.transpose(1, 2).reshape(batch, tokens, channels)))
 
 

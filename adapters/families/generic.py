@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException
 
 from adapters.base import BackboneAdapter
+from adapters.bf16_attention import attention_of
 from adapters.families import blueprints
 from adapters.families.checkpointing import checkpoint_blocks
 from adapters.families.crossvit import finish_in_first_branch
@@ -142,9 +143,10 @@ class GenericAdapter(BackboneAdapter):
             trunk = self.sized_trunk.at(trunk, (image.shape[-2], image.shape[-1]))
         elif self.caches:
             self._empty_caches()
-        return trunk.forward_intermediates(
-            image, indices=list(self.out_indices), norm=self.out_norm, stop_early=True, intermediates_only=True
-        )
+        with attention_of(trunk, image):
+            return trunk.forward_intermediates(
+                image, indices=list(self.out_indices), norm=self.out_norm, stop_early=True, intermediates_only=True
+            )
 
     @torch.compiler.disable
     def _empty_caches(self) -> None:

@@ -28,16 +28,14 @@ class WindowAttention(WindowMultiHeadAttention):
     def attend(self, tokens: Tensor, batch: int, rows: Axis, columns: Axis) -> Tensor:
         """``(B * H * W, C)`` -> the same shape, before the output projection."""
         bias = self.position_bias((rows.window, columns.window))
+        dropout = self.attn_drop.p if self.training else 0.0
 
-        def attention(windows: Tensor, mask: Tensor | None) -> Tensor:
-            return self._attend(windows, bias if mask is None else bias + mask)
+        def attention(qkv: Tensor, mask: Tensor | None) -> Tensor:
+            return attend_packed(qkv, bias if mask is None else bias + mask, dropout, scale=1.0)
 
         bytes_per_token = 3 * tokens.shape[-1] * tokens.element_size()
-        return attend_in_windows(tokens, batch, rows, columns, attention, SHIFT_MASK, bytes_per_token)
-
-    def _attend(self, tokens: Tensor, scores: Tensor) -> Tensor:
-        """``(n, L, C)`` and what to add to the scores, ``(heads, L, L)`` or ``(n, heads, L, L)`` -> ``(n, L, C)``."""
-        return attend_packed(self._queries_keys_values(tokens), scores, self.attn_drop.p if self.training else 0.0, 1.0)
+        project = self._queries_keys_values
+        return attend_in_windows(tokens, batch, rows, columns, project, attention, SHIFT_MASK, bytes_per_token)
 
     def _queries_keys_values(self, tokens: Tensor) -> Tensor:
         """``(n, L, C)`` -> ``(n, L, 3, heads, C / heads)``: queries and keys of unit length, queries scaled."""

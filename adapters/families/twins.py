@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from timm.models.twins import GlobalSubSampleAttn, LocallyGroupedAttn, PosConv
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from adapters.base import AdapterOptions, BackboneAdapter
+from adapters.bf16_attention import attend
 from adapters.families.grafting import graft
 from adapters.families.packed_attention import attend_packed
 from adapters.families.window_attention import attend_in_windows
@@ -34,15 +34,19 @@ class WindowAttention(LocallyGroupedAttn):
             batch,
             rows,
             columns,
+            self._queries_keys_values,
             self._attend,
             apart=0.0 if masked else None,
             bytes_per_token=3 * channels * x.element_size(),
         )
         return self.proj_drop(self.proj(joined)).view(batch, tokens, channels)
 
-    def _attend(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
-        """``(windows, L, C)`` -> the same shape."""
-        qkv = self.qkv(tokens).unflatten(-1, (3, self.num_heads, tokens.shape[-1] // self.num_heads))
+    def _queries_keys_values(self, tokens: Tensor) -> Tensor:
+        """``(windows, L, C)`` -> ``(windows, L, 3, heads, C / heads)``."""
+        return self.qkv(tokens).unflatten(-1, (3, self.num_heads, tokens.shape[-1] // self.num_heads))
+
+    def _attend(self, qkv: Tensor, mask: Tensor | None) -> Tensor:
+        """``(windows, L, 3, heads, C / heads)`` -> ``(windows, L, C)``."""
         return attend_packed(qkv, mask, self.attn_drop.p if self.training else 0.0)
 
 
@@ -60,7 +64,7 @@ class SubsampledAttention(GlobalSubSampleAttn):
         # One copy of the few keys and values: the fused kernel passes over them for every few hundred queries.
         kv = self.kv(x).view(batch, -1, 2, self.num_heads, head_dim).permute(2, 0, 3, 1, 4).contiguous()
         key, value = kv.unbind(0)
-        x = F.scaled_dot_product_attention(query, key, value, dropout_p=self.attn_drop.p if self.training else 0.0)
+        x = attend(query, key, value, dropout_p=self.attn_drop.p if self.training else 0.0)
         return self.proj_drop(self.proj(x.transpose(1, 2).reshape(batch, tokens, channels)))
 
 

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from adapters.base import AdapterOptions, BackboneAdapter
+from adapters.bf16_attention import attention_of
 from adapters.families.rotary_tables import keep_tables
 from adapters.families.windowed_blocks import WindowedRunner
 from adapters.levels import resolve_indices
@@ -78,17 +79,18 @@ class VisionTransformerAdapter(BackboneAdapter):
         if self.window_size is not None and any(side > self.window_size for side in grid):
             windowed = WindowedRunner(len(image), grid, self.window_size, trunk.num_prefix_tokens, tokens)
         maps = []
-        for index, block in enumerate(trunk.blocks):
-            position = rotary if rotary_by_block is None else rotary_by_block[index]
-            if windowed is not None and index not in self.global_blocks:
-                tokens = windowed(self.run_block, block, tokens, position)
-            else:
-                tokens = self.run_block(block, tokens) if position is None else self.run_block(block, tokens, position)
-            if index in self.out_indices:
-                patches = tokens[:, trunk.num_prefix_tokens :]
-                if self.out_norm:
-                    patches = trunk.fc_norm(trunk.norm(patches))
-                maps.append(patches.transpose(1, 2).unflatten(2, grid))
+        with attention_of(trunk, image):
+            for index, block in enumerate(trunk.blocks):
+                position = rotary if rotary_by_block is None else rotary_by_block[index]
+                if windowed is not None and index not in self.global_blocks:
+                    tokens = windowed(self.run_block, block, tokens, position)
+                else:
+                    tokens = self.run_block(block, tokens, *([] if position is None else [position]))
+                if index in self.out_indices:
+                    patches = tokens[:, trunk.num_prefix_tokens :]
+                    if self.out_norm:
+                        patches = trunk.fc_norm(trunk.norm(patches))
+                    maps.append(patches.transpose(1, 2).unflatten(2, grid))
         return maps
 
     def _resolve_global_blocks(self, depth: int) -> tuple[int, ...]:

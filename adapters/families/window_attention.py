@@ -9,6 +9,7 @@ from torch import Tensor
 from adapters.families.windows import Axis, Windows, windows_of
 from adapters.pieces import rows_at_once
 
+Project = Callable[[Tensor], Tensor]
 Attention = Callable[[Tensor, Tensor | None], Tensor]
 
 
@@ -17,6 +18,7 @@ def attend_in_windows(
     batch: int,
     rows: Axis,
     columns: Axis,
+    project: Project,
     attention: Attention,
     apart: float | None,
     bytes_per_token: int,
@@ -30,35 +32,39 @@ def attend_in_windows(
         tokens: ``(B * H * W, C)``.
         batch: ``B``.
         rows, columns: how each side is cut.
-        attention: ``(n, L, C)`` of n windows, and a mask to add to the scores, ``(1, L, L)`` or ``(n, 1, L, L)``, or
-            None -> ``(n, L, C)``.
+        project: ``(n, L, C)`` of n windows -> what their tokens attend with, ``(n, L, ...)``.
+        attention: windows of that, and a mask to add to the scores, ``(1, L, L)`` or ``(n, 1, L, L)``, or None ->
+            ``(n, L, C)``.
         apart: what the mask adds between cells that the roll has brought together; no pad is attended. None for no
             mask at all.
-        bytes_per_token: of the largest intermediate result of ``attention``.
+        bytes_per_token: of the largest intermediate result.
 
     Returns:
         ``(B * H * W, C)``.
     """
     if torch.compiler.is_compiling():
-        return _attend_compiled(tokens, batch, rows, columns, attention, apart)
+        return _attend_compiled(tokens, batch, rows, columns, project, attention, apart)
     windows = windows_of(batch, rows, columns, tokens.device)
     runs = [windows.whole] if apart is None else windows.runs
     masks = [None if apart is None else run.mask(tokens.dtype, apart) for run in runs]
     count = runs[-1].stop
     step = rows_at_once(tokens, count, windows.area * bytes_per_token)
     if step == count:
-        split = windows.split(tokens)
-        parts = [attention(split[run.start : run.stop], mask) for run, mask in zip(runs, masks, strict=True)]
+        # One split, whose derivative is one concatenation, where that of slices would be a sum of padded ones.
+        projected = project(windows.split(tokens)).split([run.stop - run.start for run in runs])
+        parts = [attention(part, mask) for part, mask in zip(projected, masks, strict=True)]
         return windows.join(torch.cat(parts) if len(parts) > 1 else parts[0])
     out: Tensor | None = None
-    for run, mask in zip(runs, masks, strict=True):
-        for start in range(run.start, run.stop, step):
-            stop = min(start + step, run.stop)
-            piece = windows.gather(tokens, start * windows.area, stop * windows.area)
-            part = attention(piece.view(-1, windows.area, tokens.shape[-1]), mask)
-            if out is None:
-                out = part.new_empty(count, *part.shape[1:])
-            out[start:stop] = part
+    for start in range(0, count, step):
+        stop = min(start + step, count)
+        piece = windows.gather(tokens, start * windows.area, stop * windows.area)
+        projected = project(piece.view(-1, windows.area, tokens.shape[-1]))
+        for run, mask in zip(runs, masks, strict=True):
+            first, last = max(start, run.start), min(stop, run.stop)
+            if first < last:
+                part = attention(projected[first - start : last - start], mask)
+                out = part.new_empty(count, *part.shape[1:]) if out is None else out
+                out[first:last] = part
     assert out is not None
     return windows.join(out)
 
@@ -69,11 +75,17 @@ def attend_in_windows(
 
 
 def _attend_compiled(
-    tokens: Tensor, batch: int, rows: Axis, columns: Axis, attention: Attention, apart: float | None
+    tokens: Tensor,
+    batch: int,
+    rows: Axis,
+    columns: Axis,
+    project: Project,
+    attention: Attention,
+    apart: float | None,
 ) -> Tensor:
     layout = [batch, rows.size, rows.window, rows.shift, columns.size, columns.window, columns.shift]
     mask = None if apart is None else _masks(tokens.detach(), layout, apart)
-    return _join(attention(_split(tokens, layout), mask).contiguous(), layout)
+    return _join(attention(project(_split(tokens, layout)), mask).contiguous(), layout)
 
 
 def _windows(layout: Sequence[int], device: torch.device) -> Windows:
