@@ -44,7 +44,8 @@ class FusedMlp(Mlp):
         gelu = gelu_kind(self.act)
         dtype = fused_dtype(x, self.fc1.weight)
         # Whatever has been put on a layer since (a hook, an adapter of another package) must not be passed by.
-        untouched = all(type(layer) is FusedLinear and not layer._forward_hooks for layer in (self.fc1, self.fc2))
+        hooked = any(part._forward_hooks or part._forward_pre_hooks for part in self.children())
+        untouched = type(self.fc1) is type(self.fc2) is FusedLinear and not hooked
         plain = not self.training and not torch.is_grad_enabled()
         if dtype is None or gelu is None or not untouched or not plain:
             return super().forward(x)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from timm.layers import GELUTanh, Mlp
 from torch import Tensor, nn
+from torch.nn.utils import prune
 from torch.utils.flop_counter import FlopCounterMode
 from zoo import ZOO, Spec, image, randomise
 
@@ -89,8 +90,19 @@ def test_adapters_use_it(spec: Spec) -> None:
 
 @torch.no_grad()
 def test_what_is_put_on_a_layer_is_not_passed_by() -> None:
-    plain, fused = make()
     x = torch.randn(2, 6)
+    plain, fused = make()
+    for model in (plain, fused):  # pruning recomputes the weight before each call
+        prune.l1_unstructured(model[0].fc2, "weight", amount=0.5)
+        with torch.no_grad():
+            model[0].fc2.weight_orig.mul_(2)
+    torch.testing.assert_close(fused(x), plain(x))
+    plain, fused = make()
+    seen = []
+    fused[0].act.register_forward_hook(lambda _module, _inputs, output: seen.append(output))
+    torch.testing.assert_close(fused(x), plain(x))
+    assert len(seen) == 1
+    plain, fused = make()
     fused[0].fc1.register_forward_hook(lambda _module, _inputs, output: output * 2)
     plain[0].fc1.register_forward_hook(lambda _module, _inputs, output: output * 2)
     torch.testing.assert_close(fused(x), plain(x))
