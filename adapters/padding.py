@@ -14,12 +14,13 @@ def pad_to_multiple(image: Tensor, multiple: int, margins: tuple[int, int] = (0,
         margins: pixels before (left and top) and after (right and bottom), for trunks that lose cells at the borders.
 
     Returns:
-        ``(B, C, H', W')``; the image itself where there is nothing to pad.
+        ``(B, C, H', W')``; the image itself where there is nothing to pad, unless a graph for any size is traced.
     """
     height, width = image.shape[-2:]
     before, after = margins
     bottom, right = -height % multiple + after, -width % multiple + after
-    return F.pad(image, (before, right, before, bottom)) if bottom or right or before else image
+    needed = torch.compiler.is_compiling() or bottom or right or before
+    return F.pad(image, (before, right, before, bottom)) if needed else image
 
 
 def crop_to_stride(feature_map: Tensor, image_size: tuple[int, int], stride: int, dtype: torch.dtype) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor
 from adapters.base import BackboneAdapter
 from adapters.bf16_attention import attend
 from adapters.families.grafting import graft
+from adapters.families.patches import forget_size
 from adapters.registry import register_model
 
 
@@ -93,7 +94,7 @@ class ConViTAdapter(BackboneAdapter):
             )
         self._native_grid = tuple(self.trunk.patch_embed.grid_size)
         super().adapt_trunk()
-        self.trunk.patch_embed.strict_img_size = False
+        forget_size(self.trunk.patch_embed)
         for block in self.trunk.blocks:
             graft(block.attn, GatedPositionalAttention if block.use_gpsa else SelfAttention)
 

@@ -27,8 +27,10 @@ class WindowAttention(LocallyGroupedAttn):
         """``(B, H * W, C)`` on an ``H x W`` grid -> the same shape."""
         batch, tokens, channels = x.shape
         rows, columns = (Axis(side, self.ws) for side in size)
-        both_padded = rows.size != rows.padded and columns.size != columns.padded
-        masked = self.padding == "mask" or (self.padding == "mmseg" and both_padded)
+        # Whether there are pads is asked where it matters alone: the answer is a guard of a compiled graph.
+        masked = self.padding == "mask" or (
+            self.padding == "mmseg" and rows.size != rows.padded and columns.size != columns.padded
+        )
         joined = attend_in_windows(
             x.reshape(-1, channels),
             batch,

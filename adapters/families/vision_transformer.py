@@ -7,6 +7,7 @@ from typing_extensions import Unpack
 
 from adapters.base import AdapterOptions, BackboneAdapter
 from adapters.bf16_attention import attention_of
+from adapters.families.patches import forget_size
 from adapters.families.rotary_tables import keep_tables
 from adapters.families.windowed_blocks import WindowedRunner
 from adapters.levels import resolve_indices
@@ -65,6 +66,7 @@ class VisionTransformerAdapter(BackboneAdapter):
             # Pruning the classifier takes fc_norm along; it comes back under its own name.
             self.trunk.fc_norm = final_norm
         keep_tables(getattr(self.trunk, "rope", None))
+        forget_size(self.trunk.patch_embed)
 
     def forward_trunk(self, image: Tensor) -> Sequence[Tensor]:
         trunk = self.trunk
