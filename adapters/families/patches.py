@@ -1,10 +1,11 @@
 """Patch embeddings of timm's, freed from the size that they were built for."""
 
+from typing import Any
+
 from timm.layers import PatchEmbed
-from torch import nn
 
 
-def forget_size(embedding: nn.Module) -> None:
+def forget_size(embedding: Any) -> None:
     """Take away the size that timm checks an image against; adapters pad to whole patches before.
 
     The check's messages hold the image's sides, which makes them constants of a compiled graph: one graph a size.
