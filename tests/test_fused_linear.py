@@ -121,21 +121,22 @@ def test_what_is_put_on_a_layer_is_not_passed_by() -> None:
     torch.testing.assert_close(fused(x), plain(x))
 
 
-@pytest.mark.skipif(not fused_linear.BF16_IS_FAST, reason="this CPU does not multiply in bfloat16")
 @pytest.mark.parametrize("act_layer", [nn.GELU, GELUTanh, nn.ReLU])
 @pytest.mark.parametrize("bias", [True, False])
 def test_bfloat16_is_multiplied_without_gradients(act_layer: type[nn.Module], bias: bool) -> None:
+    """Where the CPU has units for it."""
+    layers = 3 if fused_linear.BF16_IS_FAST else 0
     plain, fused = make(act_layer, bias)
     x = torch.randn(2, 3, 6, generator=torch.Generator().manual_seed(0))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         with torch.no_grad():
-            assert fused_calls(fused, x) == 3
+            assert fused_calls(fused, x) == layers
             assert fused(x).dtype == torch.bfloat16
             torch.testing.assert_close(fused(x).float(), plain(x).float(), rtol=2e-2, atol=5e-3)
             assert fused_calls(fused.double(), x.double()) == 0  # which autocast leaves alone
         assert fused_calls(fused.float(), x) == 0  # with gradients oneDNN is no faster
     with torch.no_grad():
-        assert fused_calls(fused.bfloat16(), x.bfloat16()) == 3
+        assert fused_calls(fused.bfloat16(), x.bfloat16()) == layers
         torch.testing.assert_close(fused(x.bfloat16()), plain.bfloat16()(x.bfloat16()), rtol=2e-2, atol=5e-3)
 
 
