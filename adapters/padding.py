@@ -14,13 +14,12 @@ def pad_to_multiple(image: Tensor, multiple: int, margins: tuple[int, int] = (0,
         margins: pixels before (left and top) and after (right and bottom), for trunks that lose cells at the borders.
 
     Returns:
-        ``(B, C, H', W')``; the image itself where there is nothing to pad, unless a graph for any size is traced.
+        ``(B, C, H', W')``; the image itself where there is nothing to pad.
     """
     height, width = image.shape[-2:]
     before, after = margins
     bottom, right = -height % multiple + after, -width % multiple + after
-    needed = torch.compiler.is_compiling() or bottom or right or before
-    return F.pad(image, (before, right, before, bottom)) if needed else image
+    return F.pad(image, (before, right, before, bottom)) if bottom or right or before else image
 
 
 def crop_to_stride(feature_map: Tensor, image_size: tuple[int, int], stride: int, dtype: torch.dtype) -> Tensor:
@@ -35,5 +34,10 @@ def crop_to_stride(feature_map: Tensor, image_size: tuple[int, int], stride: int
     Returns:
         Contiguous ``(B, C, ceil(H / stride), ceil(W / stride))``.
     """
-    height, width = (-(-side // stride) for side in image_size)
-    return feature_map[..., :height, :width].to(dtype).contiguous()
+    for axis, side in zip((-2, -1), image_size, strict=True):
+        cells = -(-side // stride)
+        # Asked in so many words, it is a guard of a compiled graph. A slice that happens to keep everything where the
+        # graph is made is left out of Inductor's code for every size.
+        if feature_map.shape[axis] != cells:
+            feature_map = feature_map.narrow(axis, 0, cells)
+    return feature_map.to(dtype).contiguous()

@@ -16,8 +16,6 @@ COMPILED: dict[str, dict[str, Any]] = {
     "convit_pyramid": {},
     "resnet": {},
 }
-#: Where one does not do: the halves of even and of odd grids, and maps that reach past the image.
-GRAPHS = {"convit_pyramid": 2, "resnet": 2}
 #: Of whole patches, and not.
 SIZES = ((64, 96), (128, 160), (106, 217), (96, 224))
 
@@ -26,7 +24,7 @@ SIZES = ((64, 96), (128, 160), (106, 217), (96, 224))
 @pytest.mark.parametrize("name", COMPILED)
 @torch.no_grad()
 def test_few_graphs_give_the_maps_of_every_size(name: str) -> None:
-    """The graph is traced; lowering it and generating code is torch's own."""
+    """One for whole patches, one for the size that is padded. Lowering them and generating code is torch's own."""
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     adapter = next(spec for spec in ZOO if spec.name == name).build(**COMPILED[name])
@@ -35,7 +33,7 @@ def test_few_graphs_give_the_maps_of_every_size(name: str) -> None:
         x = image(height, width)
         for one, other in zip(compiled(x), adapter(x), strict=True):
             torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
-    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == GRAPHS.get(name, 1)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2
 
 
 @pytest.mark.slow
