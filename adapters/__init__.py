@@ -6,23 +6,23 @@ Importing the package registers every adapter and pyramid on mmengine's root reg
 from typing import TYPE_CHECKING, Any
 
 from adapters.base import BackboneAdapter
-from adapters.bridge import LevelBridge
 from adapters.factory import TimmAdapter, create_adapter
 from adapters.families.convit import ConViTAdapter
 from adapters.families.generic import GenericAdapter
 from adapters.families.swinv2_cr import SwinV2CrAdapter
 from adapters.families.twins import TwinsAdapter
 from adapters.families.vision_transformer import VisionTransformerAdapter
-from adapters.level_norm import LevelBatchNorm
 from adapters.levels import Level
 from adapters.listing import default_levels, list_models
-from adapters.pyramid import SimpleFeaturePyramid, TapPyramid
+from adapters.necks.batch_norm import LevelBatchNorm
+from adapters.necks.bridge import LevelBridge
+from adapters.necks.pyramid import SimpleFeaturePyramid, TapPyramid
 from adapters.registry import MODELS
 
 if MODELS is not None:
-    import adapters.amp
-    import adapters.layer_decay
-    import adapters.whole_checkpoints  # noqa: F401, all register themselves
+    import adapters.openmmlab.amp
+    import adapters.openmmlab.checkpoint_hook
+    import adapters.openmmlab.layer_decay  # noqa: F401, all register themselves
 
 if TYPE_CHECKING:
     from adapters.extraction import ExtractionOptions, extract

@@ -7,14 +7,15 @@ import torch
 import torch.utils.checkpoint
 from torch import Tensor, nn
 
-from adapters import freezing, weights
-from adapters.checkpoints import norm_eps
-from adapters.fused_linear import fuse_linears
+from adapters.kernels.linear import fuse_linears
 from adapters.levels import Level, resolve_indices
+from adapters.necks.pyramid import build_pyramid, count_wanted_maps
 from adapters.padding import crop_to_stride, pad_to_multiple
-from adapters.pyramid import build_pyramid, count_wanted_maps
-from adapters.trunks import build_trunk, check_model_name, check_trunk_arguments
-from adapters.weights import resolve_source
+from adapters.trunk import freezing
+from adapters.trunk.build import build_trunk, check_model_name, check_trunk_arguments
+from adapters.weights import load as weights
+from adapters.weights import norm_eps
+from adapters.weights.load import resolve_source
 
 #: What detectors and segmentors expect of a pyramid, and get by default where a model has these among others.
 DETECTOR_STRIDES = (4, 8, 16, 32)

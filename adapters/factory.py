@@ -9,7 +9,7 @@ from adapters.families.swinv2_cr import SwinV2CrAdapter
 from adapters.families.twins import TwinsAdapter
 from adapters.families.vision_transformer import VisionTransformerAdapter
 from adapters.registry import register_model
-from adapters.trunks import check_model_name, timm_module_name
+from adapters.trunk.build import check_model_name, timm_module_name
 
 FAMILIES: tuple[type[BackboneAdapter], ...] = (
     TwinsAdapter,

@@ -17,7 +17,7 @@ import torch
 
 from adapters.factory import TimmAdapter
 from adapters.levels import Level
-from adapters.trunks import check_model_name, split_tag
+from adapters.trunk.build import check_model_name, split_tag
 
 RECORDS = Path(__file__).with_name("listing.json")
 

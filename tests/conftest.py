@@ -1,16 +1,13 @@
-"""One thread each where two processes test, as `make test` does; and the tests' own modules importable by name."""
+"""One thread each where two processes test, as `make test` does."""
 
 import os
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from unittest import mock
 
 import pytest
 import torch
 from timm.layers import weight_init
 
-sys.path.insert(0, str(Path(__file__).parent))
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)
     os.environ["OMP_NUM_THREADS"] = "1"  # for the commands that tests start

@@ -15,16 +15,16 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from lab.benchmark.cases import CASES, MODES, find_cases, parse_size
+from lab.benchmark.report import case_list, machine, summary, to_markdown, to_table
+from lab.benchmark.run import run_case
+from lab.benchmark.settings import DTYPES, Settings
+from lab.benchmark.store import Store
 from rich.console import Console
 from tqdm import tqdm
 
-from adapters.benchmarking.cases import CASES, MODES, find_cases, parse_size
-from adapters.benchmarking.report import case_list, machine, summary, to_markdown, to_table
-from adapters.benchmarking.run import run_case
-from adapters.benchmarking.settings import DTYPES, Settings
-from adapters.benchmarking.store import Store
-from adapters.cli import one_line_errors
-from adapters.whole_files import write_text
+from adapters.commands.errors import one_line_errors
+from adapters.files import write_text
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     written = [store.path, args.out / "results.md"]
     write_text(written[-1], to_markdown(results))
     if args.sweep_sizes:
-        from adapters.benchmarking.plot import plot_sweep
+        from lab.benchmark.plot import plot_sweep
 
         written.append(args.out / "sweep.png")
         plot_sweep(results, written[-1])

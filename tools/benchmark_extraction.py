@@ -18,17 +18,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from lab.shapes.photographs import PHOTOGRAPHS, load_photograph
 from PIL import Image
 from tqdm import tqdm
 
-from adapters.cli import one_line_errors
+from adapters.commands.errors import one_line_errors
+from adapters.extraction.batches import Batches
 from adapters.extraction.building import RANDOM, build_extractor
 from adapters.extraction.inputs import find_images
-from adapters.extraction.loading import Batches
 from adapters.extraction.options import ExtractionOptions
 from adapters.extraction.planning import make_plan, read_headers
 from adapters.extraction.run import run_extraction
-from adapters.shapes.photographs import PHOTOGRAPHS, load_photograph
 
 
 def main() -> int:

@@ -14,12 +14,11 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from adapters.checkpoints.report import table
-from adapters.checkpoints.sources import contents
-from adapters.cli import one_line_errors
-from adapters.convert import FORMATS
-from adapters.convert.checkpoint import Conversion, convert
-from adapters.convert.formats import LEFT_OUT
+from adapters.commands.errors import one_line_errors
+from adapters.weights.convert import Conversion, convert
+from adapters.weights.formats import FORMATS, LEFT_OUT
+from adapters.weights.report import table
+from adapters.weights.source import contents
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from demo_pictures import draw_curve, draw_predictions
+from lab.shapes import ShapesSettings, make_dataset
 from mmengine.config import Config
 from mmengine.runner import Runner
 from rich.console import Console
 from rich.table import Table
 
-from adapters.shapes import ShapesSettings, check_dataset, make_dataset
+from adapters.openmmlab.data_check import check_dataset
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 

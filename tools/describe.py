@@ -3,10 +3,10 @@
 
 import sys
 
-from adapters.cli import one_line_errors
+from adapters.commands.errors import one_line_errors
 
 if __name__ == "__main__":
     with one_line_errors():
-        from adapters.describing.command import describe
+        from adapters.commands.describe import describe
 
         sys.exit(describe())

@@ -10,8 +10,8 @@ A run that was stopped goes on when the same command is given again. Exits with 
 
 import sys
 
-from adapters.cli import one_line_errors
-from adapters.extraction.command import extract_features
+from adapters.commands.errors import one_line_errors
+from adapters.commands.extract import extract_features
 
 if __name__ == "__main__":
     with one_line_errors():

@@ -14,19 +14,20 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from lab.learning.cases import CASES, find_cases
 from rich.console import Console
 from tqdm import tqdm
 
-from adapters.cli import one_line_errors
-from adapters.describing.tables import to_markdown, to_table
-from adapters.learning.cases import CASES, find_cases
+from adapters.commands.errors import one_line_errors
+from adapters.describe.tables import to_markdown, to_table
 from adapters.registry import require_mmengine
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     require_mmengine("tools/learning_check.py")
-    from adapters.learning.check import Budget, Store, judge, prepare_data, rows, run_case
-    from adapters.whole_files import write_text
+    from lab.learning.check import Budget, Store, judge, prepare_data, rows, run_case
+
+    from adapters.files import write_text
 
     args = parse_args(arguments)
     cases = find_cases(args.cases)

@@ -3,17 +3,17 @@
 
 import argparse
 
-from adapters.cli import one_line_errors
+from adapters.commands.errors import one_line_errors
 from adapters.registry import require_mmengine
 
 
 def main() -> None:
     argparse.ArgumentParser(description=__doc__).parse_args()
     require_mmengine("tools/list_recipes.py")
+    from lab.recipes import README, recipe_paths, render, update_counts
     from tqdm import tqdm
 
-    from adapters.recipe_table import README, recipe_paths, render, update_counts
-    from adapters.whole_files import write_text
+    from adapters.files import write_text
 
     write_text(README, render(update_counts(tqdm(recipe_paths(), dynamic_ncols=True))))
 

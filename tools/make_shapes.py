@@ -8,7 +8,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from adapters.shapes import CLASSES, ShapesSettings, make_dataset
+from lab.shapes import CLASSES, ShapesSettings, make_dataset
 
 
 def parse_args() -> argparse.Namespace:

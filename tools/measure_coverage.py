@@ -18,11 +18,11 @@ import os
 from pathlib import Path
 
 import torch
+from lab.coverage.report import judge, render
+from lab.coverage.representatives import representatives
+from lab.coverage.store import write_json
 
-from adapters.cli import one_line_errors
-from adapters.coverage.report import judge, render
-from adapters.coverage.representatives import representatives
-from adapters.coverage.store import write_json
+from adapters.commands.errors import one_line_errors
 from adapters.registry import require_mmengine
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -33,12 +33,12 @@ def main() -> None:
     args = parse_args()
     torch.set_num_threads(args.threads)
     if args.records:
-        from adapters.coverage.records import survey
+        from lab.coverage.records import survey
 
         survey(args.time_limit, args.jobs)
         return
     require_mmengine("tools/measure_coverage.py")
-    from adapters.coverage.run import run
+    from lab.coverage.run import run
 
     models = representatives(args.out / "representatives.json")
     unknown = sorted(set(args.families) - {one.family for one in models})

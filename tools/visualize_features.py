@@ -9,8 +9,8 @@ The features are those of tools/extract_features.py, kept in OUT/model0, OUT/mod
 
 import sys
 
-from adapters.cli import one_line_errors
-from adapters.looking.command import visualize_features
+from adapters.commands.errors import one_line_errors
+from adapters.commands.visualize import visualize_features
 
 if __name__ == "__main__":
     with one_line_errors():

@@ -7,12 +7,12 @@ from typing import Any
 import torch
 
 from adapters.base import BackboneAdapter
-from adapters.checkpoints.sources import Source
+from adapters.extraction.extractor import Extractor
 from adapters.extraction.head import create_with_head
-from adapters.extraction.model import Extractor
 from adapters.extraction.options import ExtractionOptions
 from adapters.extraction.preprocessing import Preprocessing
 from adapters.factory import TimmAdapter
+from adapters.weights.source import Source
 
 #: The checkpoint that stands for random weights.
 RANDOM = "random"

@@ -18,7 +18,7 @@ from adapters.families.convit import ConViTAdapter
 from adapters.families.generic import GenericAdapter
 from adapters.families.swinv2_cr import SwinV2CrAdapter
 from adapters.families.twins import TwinsAdapter
-from adapters.probing import Removal
+from adapters.trunk.probing import Removal
 
 
 def create_with_head(model_name: str, classifier: bool, **options: Any) -> BackboneAdapter:

@@ -10,12 +10,12 @@ from torch import Tensor
 
 from adapters.base import BackboneAdapter
 from adapters.extraction.building import build_extractor
-from adapters.extraction.engine import run_locally
+from adapters.extraction.feature_files import to_records
 from adapters.extraction.inputs import find_images
+from adapters.extraction.local_engine import run_locally
 from adapters.extraction.options import ExtractionOptions
 from adapters.extraction.planning import make_plan, read_headers
 from adapters.extraction.records import OK, Record
-from adapters.extraction.writing import to_records
 from adapters.levels import Level
 
 

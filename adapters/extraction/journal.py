@@ -5,8 +5,8 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from adapters.extraction.feature_files import told_in_one_line
 from adapters.extraction.records import Record
-from adapters.extraction.writing import told_in_one_line
 
 
 class Journal:

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from adapters.extraction.feature_files import FEATURES, write_whole
 from adapters.extraction.records import OK, Record, feature_file_name, printable
-from adapters.extraction.writing import FEATURES, write_whole
 from adapters.levels import Level
 
 MANIFEST = "manifest.parquet"

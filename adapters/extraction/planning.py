@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from adapters.extraction.options import MEGAPIXEL, ExtractionOptions
 from adapters.extraction.preprocessing import Preprocessing
-from adapters.extraction.reading import Size, UnreadableImageError, read_size
+from adapters.extraction.read_image import Size, UnreadableImageError, read_size
 
 #: What is known of an image from its header: its size, or why it cannot be read.
 Header = Size | str

@@ -12,7 +12,7 @@ from timm.data.transforms import str_to_pil_interp
 from torch import Tensor
 
 from adapters.extraction.options import NATIVE
-from adapters.extraction.reading import Size
+from adapters.extraction.read_image import Size
 
 
 @dataclass(frozen=True)

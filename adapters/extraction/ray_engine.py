@@ -13,12 +13,12 @@ from typing import Any
 
 import torch
 
-from adapters.extraction.engine import compute
-from adapters.extraction.loading import Batches, LoadedBatch
-from adapters.extraction.model import Extractor
+from adapters.extraction.batches import Batches, LoadedBatch
+from adapters.extraction.extractor import Extractor
+from adapters.extraction.feature_files import write_batch
+from adapters.extraction.local_engine import compute
 from adapters.extraction.planning import Batch
 from adapters.extraction.records import Record
-from adapters.extraction.writing import write_batch
 
 #: Blocks that Ray cuts the batches into for each actor: small ones spread the work evenly.
 BLOCKS_PER_WORKER = 16

@@ -7,8 +7,14 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from adapters.extraction.engine import OUT_OF_MEMORY, Computed, Writer, run_locally
-from adapters.extraction.folder import (
+from adapters.extraction.extractor import Extractor
+from adapters.extraction.feature_files import FEATURES, write_batch
+from adapters.extraction.journal import Journal
+from adapters.extraction.local_engine import OUT_OF_MEMORY, Computed, Writer, run_locally
+from adapters.extraction.manifest import read_manifest, require_pyarrow, write_manifest
+from adapters.extraction.planning import Batch, Plan, make_plan, read_headers
+from adapters.extraction.records import FAILED, OK, Record, feature_file_name
+from adapters.extraction.run_folder import (
     JOURNAL,
     PLAN,
     check_settings,
@@ -18,12 +24,6 @@ from adapters.extraction.folder import (
     save_plan,
     settings_of,
 )
-from adapters.extraction.journal import Journal
-from adapters.extraction.manifest import read_manifest, require_pyarrow, write_manifest
-from adapters.extraction.model import Extractor
-from adapters.extraction.planning import Batch, Plan, make_plan, read_headers
-from adapters.extraction.records import FAILED, OK, Record, feature_file_name
-from adapters.extraction.writing import FEATURES, write_batch
 
 ENGINES = ("local", "ray")
 

@@ -8,10 +8,10 @@ from timm.models.convit import GPSA, MHSA
 from torch import Tensor
 
 from adapters.base import BackboneAdapter
-from adapters.bf16_attention import attend
-from adapters.families.grafting import graft
-from adapters.families.patches import forget_size
+from adapters.kernels.long_attention import attend
 from adapters.registry import register_model
+from adapters.trunk.patches import forget_size
+from adapters.trunk.surgery import graft
 
 
 class GatedPositionalAttention(GPSA):

@@ -10,18 +10,18 @@ from timm.models.nest import NestLevel
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException
 
+from adapters.any_size import blueprints
+from adapters.any_size.nest import RectangularLevel
+from adapters.any_size.padding_search import EXPECTED_ERRORS, Geometry, NoGeometryError, find_geometry
+from adapters.any_size.sized_trunk import SizedTrunk, caches_of
 from adapters.base import BackboneAdapter
-from adapters.bf16_attention import attention_of
-from adapters.families import blueprints
-from adapters.families.checkpointing import checkpoint_blocks
-from adapters.families.crossvit import finish_in_first_branch
-from adapters.families.geometry import EXPECTED_ERRORS, Geometry, NoGeometryError, find_geometry
-from adapters.families.grafting import graft
-from adapters.families.nest import RectangularLevel
-from adapters.families.sized_trunk import SizedTrunk, caches_of
+from adapters.kernels.long_attention import attention_of
 from adapters.levels import Level
-from adapters.probing import Removal, everything_trainable, parameters_behind, probe, remove_unused
-from adapters.trunks import UnsupportedSizingError, build_trunk
+from adapters.trunk.build import UnsupportedSizingError, build_trunk
+from adapters.trunk.crossvit import finish_in_first_branch
+from adapters.trunk.probing import Removal, everything_trainable, parameters_behind, probe, remove_unused
+from adapters.trunk.recompute import checkpoint_blocks
+from adapters.trunk.surgery import graft
 
 #: What timm's classes call a free image size, most capable first.
 SIZINGS: tuple[Mapping[str, Any], ...] = ({"dynamic_img_size": True}, {"strict_img_size": False}, {})
@@ -44,11 +44,11 @@ class GenericAdapter(BackboneAdapter):
     """A timm model as timm runs it, on images padded to what it can divide.
 
     timm's metadata is checked when the adapter is built: the model runs on tensors without data at several sizes, which
-    finds how to pad (:mod:`adapters.families.geometry`), and its maps must have the channels and strides that
+    finds how to pad (:mod:`adapters.any_size.padding_search`), and its maps must have the channels and strides that
     ``levels`` says. The same run finds the parameters that have no part in the maps, and they are removed.
 
     Models that timm builds for one image size, and that have no switch to free them from it, run as timm would build
-    them for the size of each image, with the same parameters (:mod:`adapters.families.sized_trunk`).
+    them for the size of each image, with the same parameters (:mod:`adapters.any_size.sized_trunk`).
 
     Raises:
         ValueError: the model has no spatial features, or takes images of one size only, with the reason.

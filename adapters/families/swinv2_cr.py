@@ -8,12 +8,12 @@ from timm.models.swin_transformer_v2_cr import SwinTransformerV2CrBlock, WindowM
 from torch import Tensor
 
 from adapters.base import BackboneAdapter
-from adapters.families.grafting import graft
-from adapters.families.packed_attention import attend_packed
-from adapters.families.reuse import Reuse
-from adapters.families.window_attention import attend_in_windows
-from adapters.families.windows import Axis
+from adapters.kernels.packed_attention import attend_packed
 from adapters.registry import register_model
+from adapters.trunk.memo import Reuse
+from adapters.trunk.surgery import graft
+from adapters.windows.attention import attend_in_windows
+from adapters.windows.partition import Axis
 
 #: What timm adds to the score of two tokens that the cyclic shift has brought together.
 SHIFT_MASK = -100.0

@@ -8,12 +8,12 @@ from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from adapters.base import AdapterOptions, BackboneAdapter
-from adapters.bf16_attention import attend
-from adapters.families.grafting import graft
-from adapters.families.packed_attention import attend_packed
-from adapters.families.window_attention import attend_in_windows
-from adapters.families.windows import Axis
+from adapters.kernels.long_attention import attend
+from adapters.kernels.packed_attention import attend_packed
 from adapters.registry import register_model
+from adapters.trunk.surgery import graft
+from adapters.windows.attention import attend_in_windows
+from adapters.windows.partition import Axis
 
 WINDOW_PADDINGS = ("zero", "mask", "mmseg")
 

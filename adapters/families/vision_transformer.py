@@ -6,12 +6,12 @@ from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from adapters.base import AdapterOptions, BackboneAdapter
-from adapters.bf16_attention import attention_of
-from adapters.families.patches import forget_size
-from adapters.families.rotary_tables import keep_tables
-from adapters.families.windowed_blocks import WindowedRunner
+from adapters.kernels.long_attention import attention_of
 from adapters.levels import resolve_indices
 from adapters.registry import register_model
+from adapters.trunk.patches import forget_size
+from adapters.trunk.rotary_tables import keep_tables
+from adapters.windows.vit_blocks import WindowedRunner
 
 
 @register_model
@@ -24,7 +24,7 @@ class VisionTransformerAdapter(BackboneAdapter):
 
     Args:
         window_size: side, in patches, of the windows that all but the global blocks attend in (14 in ViTDet); None for
-            global attention throughout. See :mod:`adapters.families.windowed_blocks` for what prefix tokens
+            global attention throughout. See :mod:`adapters.windows.vit_blocks` for what prefix tokens
             do.
         global_blocks: the blocks that attend the whole image all the same; negative ones count from the end. Default:
             four evenly spaced ones, the last among them.

@@ -1,0 +1,1 @@
+"""Models that timm builds for one image size, run at any."""

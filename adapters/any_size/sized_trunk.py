@@ -1,0 +1,249 @@
+"""One trunk at every image size, for models that timm builds for a single one.
+
+timm says itself what a size changes: the same model, built twice without memory, differs in some numbers (a grid, a
+window), some index buffers and the shapes of some positional tables, and in nothing else. A :class:`SizedTrunk` lays
+these differences over the trunk: modules that differ, and those that contain them, are replaced by shallow copies; all
+others, and all parameters of equal shape, are the trunk's own. Tables of another shape are resampled from the trunk's
+parameter in every call, so that gradients reach it and nothing is ever stale.
+"""
+
+import copy
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import unset_fake_temporarily
+from torch.amp import is_autocast_available
+
+from adapters.any_size.positions import Resampling, resampling_of
+
+Size = tuple[int, int]
+
+#: What every module has, so that it says nothing about a size.
+_OF_ANY_MODULE = frozenset(vars(nn.Module()))
+
+#: Sizes remembered at once, and what their index buffers and resampled tables may take together.
+MOST_SIZES = 32
+MOST_BYTES = 512 << 20
+
+
+@dataclass
+class Change:
+    """What a size changes in one module."""
+
+    attributes: dict[str, Any] = field(default_factory=dict)
+    buffers: dict[str, Tensor] = field(default_factory=dict)
+    tables: dict[str, Resampling] = field(default_factory=dict)
+    table_bytes: int = 0
+    caches: list[str] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return bool(self.attributes or self.buffers or self.tables or self.caches)
+
+
+class SizedTrunk:
+    """Views of a trunk, each as timm would build it for another image size.
+
+    Args:
+        blueprint: builds timm's model for a size, on the ``meta`` device; can be pickled.
+        native: ``(H, W)``, the size that the trunk was built for.
+
+    Raises:
+        ValueError: timm cannot build the model for other sizes, or a parameter has no meaning at another size.
+    """
+
+    def __init__(self, blueprint: Callable[[Size], nn.Module], native: Size) -> None:
+        self._blueprint = blueprint
+        self._native = native
+        self._original: nn.Module | None = None
+        self._changes: OrderedDict[Size, dict[str, Change]] = OrderedDict()
+        self._views: dict[Size, _View] = {}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "SizedTrunk":
+        """A copy has a trunk of its own, and so views of its own; what a size changes is the same."""
+        twin = copy.copy(self)  # through __getstate__, which leaves the views out
+        twin._original, twin._changes = self._original, self._changes.copy()
+        memo[id(self)] = twin
+        return twin
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a size changes is worked out anew where it is unpickled."""
+        return {**vars(self), "_original": None, "_changes": OrderedDict(), "_views": {}}
+
+    def differs_at(self, size: Size) -> bool:
+        """Whether timm builds another model for this size, caches aside.
+
+        Raises:
+            ValueError: it does, and a parameter has no meaning there.
+        """
+        changes = self._changes_at(size).values()
+        return any(change.attributes or change.buffers or change.tables for change in changes)
+
+    @torch.compiler.disable
+    def at(self, trunk: nn.Module, size: Size) -> Any:
+        """The trunk for images of exactly this size, up to date with its parameters, mode and device.
+
+        It is valid until the next call for the same size.
+        """
+        size = (int(size[0]), int(size[1]))
+        changes = self._changes_at(size)
+        view = self._views.get(size)
+        if view is None or view.trunk is not trunk:
+            view = self._views[size] = _View(trunk, changes)
+        return view.refreshed()
+
+    def _changes_at(self, size: Size) -> dict[str, Change]:
+        if size not in self._changes:
+            # A size that is new in the middle of training must not shift the random numbers that follow, and one that
+            # is new under inference_mode may be trained at later.
+            with (
+                unset_fake_temporarily(),
+                torch.inference_mode(False),
+                torch.no_grad(),
+                torch.device("cpu"),
+                torch.random.fork_rng(devices=[]),
+            ):
+                if self._original is None:
+                    self._original = self._blueprint(self._native)
+                self._changes[size] = dict(compare(self._original, self._blueprint(size), self._native, size))
+        self._changes.move_to_end(size)
+        while len(self._changes) > 1 and (len(self._changes) > MOST_SIZES or self._bytes() > MOST_BYTES):
+            oldest, _ = self._changes.popitem(last=False)
+            self._views.pop(oldest, None)
+        return self._changes[size]
+
+    def _bytes(self) -> int:
+        """Of what the sizes hold on to; a view keeps the tables of its last pass."""
+        every = [change for changes in self._changes.values() for change in changes.values()]
+        buffers = {id(buffer): buffer.nbytes for change in every for buffer in change.buffers.values()}
+        return sum(buffers.values()) + sum(change.table_bytes for change in every)
+
+
+class _View:
+    """Shallow copies of the modules that a size changes and of those around them."""
+
+    def __init__(self, trunk: nn.Module, changes: dict[str, Change]) -> None:
+        self.trunk = trunk
+        self.changes = changes
+        self.moved: dict[int, Tensor] = {}
+        paths = {""}
+        for name in changes:
+            parts = name.split(".")
+            paths.update(".".join(parts[:depth]) for depth in range(1, len(parts) + 1))
+        # Some have been pruned since.
+        self.clones = {path: nn.Module() for path, _ in trunk.named_modules() if path in paths}
+
+    def refreshed(self) -> nn.Module:
+        """Take over whatever the trunk is by now: its parameters, modes, hooks, and converted norms."""
+        for path, clone in self.clones.items():
+            original = self.trunk.get_submodule(path) if path else self.trunk
+            clone.__class__ = type(original)
+            state = vars(original).copy()
+            state["_parameters"] = original._parameters.copy()
+            state["_buffers"] = original._buffers.copy()
+            state["_modules"] = {
+                name: self.clones.get(f"{path}.{name}" if path else name, child)
+                for name, child in original._modules.items()
+            }
+            if path in self.changes:
+                self._lay_over(state, self.changes[path])
+            vars(clone).clear()
+            vars(clone).update(state)
+        return self.clones[""]
+
+    def _lay_over(self, state: dict[str, Any], change: Change) -> None:
+        """Put a change into a module's attributes; what pruning has taken out stays out."""
+        state.update(change.attributes)
+        state.update({name: {} for name in change.caches})
+        for name, buffer in change.buffers.items():
+            own = state["_buffers"].get(name)
+            state["_buffers"][name] = buffer if own is None else self._on_device(buffer, own.device)
+        for name, resample in change.tables.items():
+            table = state["_parameters"].pop(name, None)
+            if table is None:
+                state[name] = None
+                continue
+            with _without_autocast(table.device.type):
+                state[name] = resample(table)
+
+    def _on_device(self, buffer: Tensor, device: torch.device) -> Tensor:
+        """Moved once; buffers that modules share stay shared."""
+        moved = self.moved.get(id(buffer), buffer)
+        if moved.device != device:
+            with torch.inference_mode(False):
+                moved = self.moved[id(buffer)] = buffer.to(device)
+        return moved
+
+
+def _without_autocast(device_type: str) -> AbstractContextManager:
+    return torch.autocast(device_type, enabled=False) if is_autocast_available(device_type) else nullcontext()
+
+
+def compare(native: nn.Module, sized: nn.Module, native_size: Size, size: Size) -> Iterator[tuple[str, Change]]:
+    """What differs in a model built for another size, module by module.
+
+    Raises:
+        ValueError: a parameter has another shape there that is not a positional table's.
+    """
+    modules = dict(sized.named_modules())
+    known: dict[Any, dict[str, Tensor]] = {}
+    for name, old in native.named_modules():
+        new = modules[name]
+        assert type(new) is type(old), f"{name} is another kind of module at {size}"
+        change = Change()
+        for key, value in vars(new).items():
+            if key not in _OF_ANY_MODULE and _is_plain(value) and value != vars(old).get(key):
+                change.attributes[key] = value
+        change.caches = caches_of(new) if name else []
+        for key, parameter in new._parameters.items():
+            before = old._parameters[key]
+            if parameter is not None and before is not None and parameter.shape != before.shape:
+                change.tables[key] = resampling_of(f"{name}.{key}".lstrip("."), key, old, new, native_size, size)
+                change.table_bytes += parameter.nbytes
+        if any(_differs(buffer, old._buffers[key]) for key, buffer in new._buffers.items()):
+            change.buffers = _computed_buffers(new, known)
+        if change:
+            yield name, change
+
+
+def caches_of(module: nn.Module) -> list[str]:
+    """Names of the dicts in which a part of a model, fresh from timm, will keep what it computes from its parameters.
+
+    Of the model itself they are timm's notes.
+    """
+    return [key for key, value in vars(module).items() if _is_empty(value) and key not in _OF_ANY_MODULE]
+
+
+def _differs(one: Tensor | None, other: Tensor | None) -> bool:
+    return one is not None and other is not None and one.shape != other.shape
+
+
+def _computed_buffers(module: nn.Module, known: dict[Any, dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The values of a module's own buffers, shared among modules that are alike."""
+    plain = {key: value for key, value in vars(module).items() if key not in _OF_ANY_MODULE and _is_plain(value)}
+    shapes = {key: tuple(b.shape) for key, b in module._buffers.items() if b is not None}
+    kind = (type(module), repr(sorted(plain.items())), repr(shapes))
+    if kind not in known:
+        for key, buffer in module._buffers.items():
+            if buffer is not None and buffer.is_meta:
+                module._buffers[key] = torch.empty_like(buffer, device="cpu")
+        if (compute := getattr(module, "init_non_persistent_buffers", None)) is not None:
+            compute()
+        known[kind] = {key: buffer for key, buffer in module._buffers.items() if buffer is not None}
+    return known[kind]
+
+
+def _is_empty(value: Any) -> bool:
+    return isinstance(value, dict) and not value
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, dict):  # an empty one is a cache
+        return bool(value) and all(_is_plain(item) for item in (*value, *value.values()))
+    if isinstance(value, tuple | list):
+        return all(_is_plain(item) for item in value)
+    return value is None or isinstance(value, int | float | bool | str)

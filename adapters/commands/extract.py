@@ -1,0 +1,188 @@
+"""The command line of ``tools/extract_features.py``."""
+
+import argparse
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from adapters.extraction.building import RANDOM, build_extractor, read_config
+from adapters.extraction.extractor import Extractor
+from adapters.extraction.inputs import find_images
+from adapters.extraction.options import NATIVE, OUTPUTS, ExtractionOptions
+from adapters.extraction.run import ENGINES, Summary, run_extraction
+from adapters.extraction.run_folder import recorded_threads
+from adapters.necks.pyramid import PYRAMIDS
+
+#: Failures that the summary shows; the manifest has all.
+SHOWN = 10
+
+
+def add_input_arguments(parser: argparse.ArgumentParser) -> None:
+    """What is read, how it is fed, and where it goes."""
+    default = ExtractionOptions()
+    add = parser.add_argument
+    add("input", nargs="+", help="images, folders, 'globs', a .txt of paths, a COCO .json")
+    add("--out", type=Path, required=True, help="folder of the results")
+    add("--image-root", type=Path, metavar="DIR", help="folder from which a COCO json names its images")
+    add("--size", nargs="+", metavar="N", help="N: shorter side; H W: exactly; native: the model's own resize and crop")
+    add("--batch-size", type=int, default=default.batch_size, help="images of like size at most (default: %(default)s)")
+    add(
+        "--max-pixels",
+        type=float,
+        default=default.max_pixels,
+        metavar="MP",
+        help="megapixels fed (default: %(default)g)",
+    )
+    add(
+        "--max-decoded",
+        type=float,
+        default=default.max_decoded,
+        metavar="MP",
+        help="megapixels read (default: %(default)g)",
+    )
+    add("--workers", type=int, default=2, help="processes that load; with Ray, that compute (default: %(default)s)")
+    add("--threads", type=int, help="of the CPU (default: torch's, or those of the run in OUT)")
+    add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="default: %(default)s")
+    add("--amp", action="store_true", help="autocast: fp16 on a GPU, bfloat16 on the CPU; maps are kept so")
+    add("--seed", type=int, default=0, help="of random weights (default: %(default)s)")
+    add("--engine", choices=ENGINES, default="local", help="ray: over the cluster of RAY_ADDRESS, or one started here")
+
+
+def parse_arguments(arguments: Sequence[str] | None, description: str | None) -> argparse.Namespace:
+    """The arguments of ``tools/extract_features.py``."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_input_arguments(parser)
+    add = parser.add_argument
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--backbone", metavar="NAME", help="a timm model")
+    which.add_argument(
+        "--config", metavar="FILE", help="an mmdet or mmseg config whose backbone is one of the adapters"
+    )
+    add("--checkpoint", metavar="FILE", help="path, URL, timm (default of --backbone: the hub's weights), or random")
+    add(
+        "--levels", type=int, nargs="+", metavar="I", help="stages, or blocks of a token model (default: the adapter's)"
+    )
+    add("--pyramid", choices=sorted(PYRAMIDS), help="levels at strides 4, 8, 16, 32 from a token model")
+    add("--outputs", default="pyramid", help=f"comma-separated, of {', '.join(OUTPUTS)} (default: %(default)s)")
+    add("--visualize", action="store_true", help="draw a sheet per image and OUT/index.html")
+    return parser.parse_args(arguments)
+
+
+def options_of(args: argparse.Namespace, outputs: str, folder: Path) -> ExtractionOptions:
+    """The options that the command line stands for.
+
+    Args:
+        args: of :func:`add_input_arguments`.
+        outputs: comma-separated.
+        folder: of the run, which may have been started on a machine of other cores.
+
+    Raises:
+        ValueError: a value that is not allowed.
+    """
+    threads = args.threads if args.threads is not None else recorded_threads(folder) or torch.get_num_threads()
+    return ExtractionOptions(
+        outputs=tuple(outputs.split(",")),
+        size=parse_size(args.size),
+        batch_size=args.batch_size,
+        max_pixels=args.max_pixels,
+        max_decoded=args.max_decoded,
+        amp=args.amp,
+        device=args.device,
+        threads=threads,
+    )
+
+
+def parse_size(words: Sequence[str] | None) -> tuple[int, ...] | str | None:
+    """``['224']``, ``['480', '640']`` or ``['native']``.
+
+    Raises:
+        ValueError: anything else.
+    """
+    if not words:
+        return None
+    if list(words) == [NATIVE]:
+        return NATIVE
+    if len(words) > 2 or not all(word.isdigit() for word in words):
+        raise ValueError(f"--size {' '.join(words)} must be one side, a height and a width, or {NATIVE}.")
+    return tuple(int(word) for word in words)
+
+
+def extractor_of(args: argparse.Namespace, options: ExtractionOptions) -> Extractor:
+    """The model that the command line names.
+
+    Raises:
+        ValueError: it cannot be built, or the weights do not fit.
+    """
+    config: dict[str, Any] = {"model_name": args.backbone, "weights": "timm"}
+    overrides: dict[str, Any] = {}
+    if args.config:
+        config, overrides = read_config(args.config)
+    if args.levels:
+        config["out_indices"] = tuple(args.levels)
+    if args.pyramid:
+        config["pyramid"] = {"type": args.pyramid}
+    return build_extractor(config, options, args.checkpoint, args.seed, **overrides)
+
+
+def extract_features(arguments: Sequence[str] | None = None, description: str | None = None) -> int:
+    """Extract as the command line says; returns the exit code: 0, 1 if an image failed, 130 if interrupted.
+
+    Raises:
+        ValueError: a mistake in the arguments, with the remedy.
+    """
+    args = parse_arguments(arguments, description)
+    options = options_of(args, args.outputs, args.out)
+    if args.visualize and "pyramid" not in options.outputs:
+        raise ValueError("--visualize draws the pyramid: add pyramid to --outputs.")
+    paths = find_images(args.input, args.image_root, exclude=args.out)
+    extractor = extractor_of(args, options)
+    with interruptible(args.out):
+        summary = run_extraction(paths, extractor, args.out, args.workers, args.engine)
+        report(summary, args.out)
+        if args.visualize:
+            from adapters.extraction.gallery import draw_gallery
+
+            title = f"{extractor.name}{' with random weights' if args.checkpoint == RANDOM else ''}"
+            print(f"gallery: {draw_gallery(args.out, {title: args.out})}")
+    return int(bool(summary.failures))
+
+
+@contextmanager
+def interruptible(out: Path) -> Iterator[None]:
+    """End with one line and exit code 130 on Ctrl-C, and on the SIGTERM with which a batch system ends a run.
+
+    What is being computed is waited for; asked a second time, the run ends where it is, as it can at any moment.
+    """
+
+    def stop(*_: object) -> None:
+        for number in before:
+            signal.signal(number, signal.SIG_DFL)
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    except KeyboardInterrupt:
+        print(f"stopped; the same command goes on from what is in {out}", file=sys.stderr)
+        sys.exit(130)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def report(summary: Summary, out: Path) -> None:
+    """Print how a run ended."""
+    there = summary.done - summary.new
+    print(f"{out}: {summary.done} of {summary.total} images" + (f", {there} of them there already" if there else ""))
+    if not summary.failures:
+        return
+    print(f"{len(summary.failures)} failed (status and reason of each are in the manifest):", file=sys.stderr)
+    for path, reason in summary.failures[:SHOWN]:
+        print(f"  {path}: {reason}", file=sys.stderr)
+    if len(summary.failures) > SHOWN:
+        print(f"  and {len(summary.failures) - SHOWN} more", file=sys.stderr)

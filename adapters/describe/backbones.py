@@ -1,0 +1,143 @@
+"""What a timm model gives as a backbone: levels, parameters, multiply-adds, and the lines for a config."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import timm
+import torch
+from torch import nn
+
+from adapters.base import BackboneAdapter
+from adapters.describe.counting import Count, count
+from adapters.factory import TimmAdapter
+from adapters.levels import Level
+
+#: The pyramid that the lines for a config give to a model of one stride.
+PYRAMID = {"type": "SimpleFeaturePyramid", "out_channels": 256}
+
+#: Pixels of a side where timm does not say for which size a model was trained.
+USUAL_SIDE = 224
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A timm model as an adapter, and as the classifier that its model card describes.
+
+    Attributes:
+        name: timm's.
+        family: the adapter's class.
+        levels: what ``forward`` gives.
+        out_indices: the stages or blocks of these levels.
+        count: of the adapter.
+        classifier: of timm's whole model at its native size, as model cards count; None where it does not run.
+        lines: to paste into a config.
+    """
+
+    name: str
+    family: str
+    levels: tuple[Level, ...]
+    out_indices: tuple[int, ...]
+    count: Count
+    classifier: Count | None
+    lines: str
+
+
+def describe_backbone(
+    model_name: str, size: tuple[int, int] | None = None, options: Mapping[str, Any] | None = None
+) -> Backbone:
+    """Build a timm model without weights, and describe it.
+
+    Args:
+        model_name: any timm name, with or without a tag.
+        size: ``(H, W)`` of the image; default: the model's native size.
+        options: keyword arguments of the adapter.
+
+    Raises:
+        ValueError: there is no such model, it cannot be a backbone, or an option is not allowed.
+    """
+    options = dict(options or {})
+    adapter = build_without_data(lambda: TimmAdapter(model_name, **options)).eval()
+    native = native_size(adapter)
+    return Backbone(
+        name=model_name,
+        family=type(adapter).__name__,
+        levels=adapter.levels,
+        out_indices=adapter.out_indices,
+        count=count(adapter, size or native, adapter, adapter.in_channels),
+        classifier=count_classifier(model_name, native),
+        lines=config_lines(adapter, options),
+    )
+
+
+def build_without_data(build: Any) -> Any:
+    """Build a module on the meta device, or for real where its code computes with values."""
+    try:
+        with torch.device("meta"):
+            return build()
+    except (NotImplementedError, RuntimeError, TypeError):
+        # What torch raises for .item() on the meta device, and numpy where it is given such a tensor.
+        return build()
+
+
+def native_size(adapter: BackboneAdapter) -> tuple[int, int]:
+    """``(H, W)`` of the images that the model was trained on, in pixels."""
+    size = adapter.trunk.pretrained_cfg.get("input_size") or (3, USUAL_SIDE, USUAL_SIDE)
+    return size[1], size[2]
+
+
+def count_classifier(model_name: str, size: tuple[int, int]) -> Count | None:
+    """timm's own model, classifier and all, on one image."""
+    model = build_without_data(lambda: timm.create_model(model_name)).eval()
+    try:
+        return count(model, size, model)
+    except (NotImplementedError, RuntimeError):
+        # Some models compute with values, which tensors without data have not; the page then goes without the count.
+        return None
+
+
+def config_lines(adapter: BackboneAdapter, options: Mapping[str, Any]) -> str:
+    """Lines of a config: the import, the normalisation of the weights, the backbone, and an FPN that fits it.
+
+    A model of one stride gets a pyramid, since that is what a config with an FPN needs.
+    """
+    backbone = dict(type="TimmAdapter", model_name=adapter.model_name, **options)
+    levels: Sequence[Level] = adapter.levels
+    if len({level.stride for level in levels}) == 1 and adapter.pyramid is None:
+        backbone.update(pyramid=PYRAMID)
+        with torch.device("meta"):
+            levels = _with_pyramid(adapter, options)
+    else:
+        backbone.setdefault("out_indices", adapter.out_indices)
+    weights = "timm" if timm.models.is_model_pretrained(adapter.model_name) else None
+    backbone.setdefault("weights", weights)
+    config = adapter.trunk.pretrained_cfg
+    mean, std = ([round(255 * value, 3) for value in config[key]] for key in ("mean", "std"))
+    channels = [level.channels for level in levels]
+    return "\n".join(
+        (
+            "custom_imports = dict(imports=['adapters'], allow_failed_imports=False)",
+            "model = dict(",
+            f"    data_preprocessor=dict(mean={mean}, std={std}, bgr_to_rgb=True),",
+            f"    backbone={format_dict(backbone)},",
+            f"    neck=dict(type='FPN', in_channels={channels}, out_channels=256, num_outs={len(levels) + 1}),",
+            ")",
+        )
+    )
+
+
+def _with_pyramid(adapter: BackboneAdapter, options: Mapping[str, Any]) -> tuple[Level, ...]:
+    return TimmAdapter(adapter.model_name, **dict(options, pyramid=PYRAMID)).levels
+
+
+def format_dict(value: Any) -> str:
+    """Python source of a value, dicts written with ``dict(...)`` as OpenMMLab's configs are."""
+    if isinstance(value, Mapping):
+        return f"dict({', '.join(f'{key}={format_dict(inner)}' for key, inner in value.items())})"
+    return repr(value)
+
+
+def unused_parameters(adapter: BackboneAdapter) -> int:
+    """Parameters of timm's full model that the adapter has removed: the classifier, a final norm, pruned stages."""
+    full: nn.Module = build_without_data(lambda: timm.create_model(adapter.model_name, **adapter.trunk_arguments))
+    return sum(parameter.numel() for name, parameter in full.named_parameters() if name in adapter.pruned_keys)

@@ -1,0 +1,87 @@
+"""Rows of a table, for a terminal, a Markdown page or a program."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from rich.table import Table
+
+from adapters.describe.backbones import Backbone
+from adapters.describe.counting import Count
+from adapters.levels import Level
+
+Row = dict[str, Any]
+
+
+def backbone_row(backbone: Backbone) -> Row:
+    """A model's line in a table."""
+    return {
+        "model": backbone.name,
+        "family": backbone.family,
+        "channels": [level.channels for level in backbone.levels],
+        "strides": [level.stride for level in backbone.levels],
+        **count_cells(backbone.count),
+        "note": "",
+    }
+
+
+def failed_row(name: str, error: Exception) -> Row:
+    """The line of what cannot be described, with the reason."""
+    cells = dict.fromkeys(
+        ("family", "channels", "strides", "size", "parameters (M)", "multiply-adds (G)", "attention (G)")
+    )
+    return {"model": name, **cells, "note": str(error)}
+
+
+def config_row(name: str, kind: str, levels: Sequence[Level], count: Count) -> Row:
+    """A config's line in a table."""
+    return {
+        "model": name,
+        "family": kind,
+        "channels": [level.channels for level in levels],
+        "strides": [level.stride for level in levels],
+        **count_cells(count),
+        "note": "",
+    }
+
+
+def count_cells(count: Count) -> Row:
+    return {
+        "size": list(count.size),
+        "parameters (M)": round(count.parameters / 1e6, 2),
+        "multiply-adds (G)": round(count.multiply_adds / 1e9, 2),
+        "attention (G)": round(count.attention / 1e9, 2),
+    }
+
+
+def format_cell(value: Any) -> str:
+    """``[800, 600]`` as ``800, 600``; nothing as nothing."""
+    if value is None:
+        return ""
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def to_markdown(rows: Sequence[Row]) -> str:
+    """A Markdown table, numbers to the right."""
+    names = list(rows[0])
+    numeric = {name for name in names if all(isinstance(row[name], int | float | None) for row in rows)}
+    lines = [
+        f"| {' | '.join(names)} |",
+        f"|{'|'.join('---:' if name in numeric else '---' for name in names)}|",
+        *(f"| {' | '.join(format_cell(row[name]) for name in names)} |" for row in rows),
+    ]
+    return "\n".join(lines)
+
+
+def to_json(rows: Sequence[Row]) -> str:
+    """A list of objects, with the columns' names as keys."""
+    return json.dumps(list(rows), indent=1)
+
+
+def to_table(rows: Sequence[Row]) -> Table:
+    """A table for a terminal; columns that are empty throughout are left out."""
+    names = [name for name in rows[0] if any(row[name] not in (None, "", []) for row in rows)]
+    table = Table(*names)
+    for row in rows:
+        table.add_row(*(format_cell(row[name]) for name in names))
+    return table

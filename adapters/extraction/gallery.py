@@ -1,0 +1,146 @@
+"""A gallery of extracted features: a sheet per image, and a page that opens without a server."""
+
+import html
+import io
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from PIL import Image
+from safetensors.torch import load_file
+from torch import Tensor
+from tqdm import tqdm
+
+from adapters.extraction.colours import Basis
+from adapters.extraction.feature_files import remove_partials, write_whole
+from adapters.extraction.manifest import read_manifest
+from adapters.extraction.preprocessing import Preprocessing
+from adapters.extraction.read_image import UnreadableImageError, read_rgb
+from adapters.extraction.records import OK
+from adapters.extraction.run_folder import SETTINGS
+from adapters.extraction.sheets import Panel, draw_sheet, level_picture
+
+SHEETS, PAGE = "sheets", "index.html"
+
+STYLE = """
+body { font: 15px/1.4 system-ui, sans-serif; margin: 2em auto; max-width: 1600px; padding: 0 1em; color: #333; }
+figure { margin: 0 0 2em; } img { max-width: 100%; height: auto; display: block; }
+figcaption, li { overflow-wrap: anywhere; color: #666; }
+"""
+
+
+class Features:
+    """The features of one model, in the folder of a finished extraction.
+
+    Args:
+        title: of the model.
+        folder: of the extraction.
+
+    Raises:
+        ValueError: the extraction has not finished, or holds no pyramid.
+    """
+
+    def __init__(self, title: str, folder: Path) -> None:
+        self.title = title
+        self.folder = folder
+        rows = read_manifest(folder)
+        self.rows = {row["path"]: row for row in rows if row["status"] == OK}
+        self.failures = {row["path"]: row["reason"] for row in rows if row["status"] != OK}
+        self.settings: dict[str, Any] = json.loads((folder / SETTINGS).read_text())
+        if "pyramid" not in self.settings["outputs"]:
+            raise ValueError(f"{folder} holds no pyramid to draw: extract with --outputs pyramid.")
+        size = self.settings["size"]
+        recorded: dict[str, Any] = self.settings["preprocessing"]
+        fields: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in recorded.items()}
+        self.preprocessing = Preprocessing(**fields, size=tuple(size) if isinstance(size, list) else size)
+        self.levels: list[tuple[int, int]] = [(channels, stride) for channels, stride in self.settings["levels"]]
+        self.bases = [Basis.fit(self._maps(level)) for level in range(len(self.levels))] if self.rows else []
+
+    def _maps(self, level: int) -> Iterator[Tensor]:
+        for row in self.rows.values():
+            yield load_file(self.folder / row["file"])[f"level{level}"]
+
+    def fed_image(self, path: str) -> Image.Image:
+        """The image as the model got it, before normalisation.
+
+        Raises:
+            UnreadableImageError: it is gone or another one since it was extracted.
+        """
+        row = self.rows[path]
+        image = read_rgb(Path(path), max_decoded=float("inf"))
+        if (image.height, image.width) != (row["original_height"], row["original_width"]):
+            raise UnreadableImageError("the file has changed since it was extracted")
+        pixels = self.preprocessing.scale(image)
+        return Image.fromarray(pixels.permute(1, 2, 0).numpy())
+
+    def panels(self, path: str) -> list[Panel]:
+        """The image and its levels."""
+        row = self.rows[path]
+        size = (row["fed_height"], row["fed_width"])
+        tensors = load_file(self.folder / row["file"])
+        found = [Panel(f"{size[0]} x {size[1]}", self.fed_image(path))]
+        for index, ((channels, stride), basis) in enumerate(zip(self.levels, self.bases, strict=True)):
+            picture = level_picture(basis.colours(tensors[f"level{index}"]), stride, size)
+            found.append(Panel(f"level {index}: stride {stride}, {channels} ch.", picture))
+        return found
+
+
+def draw_gallery(out: Path, models: Mapping[str, Path]) -> Path:
+    """Draw a sheet per image, with a row for each model, and the page that shows them.
+
+    Args:
+        out: folder; gets ``index.html`` and ``sheets/``.
+        models: title -> folder of a finished extraction. Images that one of them lacks are listed, not drawn.
+
+    Returns:
+        The page.
+
+    Raises:
+        ValueError: an extraction has not finished or holds no pyramid, or the disk is full.
+    """
+    features = [Features(title, folder) for title, folder in models.items()]
+    (out / SHEETS).mkdir(parents=True, exist_ok=True)
+    remove_partials(out / SHEETS)
+    common = [path for path in features[0].rows if all(path in other.rows for other in features)]
+    missing = {path: reason for model in features for path, reason in model.failures.items()}
+    figures = []
+    for path in tqdm(common, unit="sheet", dynamic_ncols=True, disable=None):
+        name = f"{Path(features[0].rows[path]['file']).stem}.png"
+        try:
+            sheet = draw_sheet([(model.title, model.panels(path)) for model in features])
+        except UnreadableImageError as error:
+            missing[path] = str(error)
+            continue
+        buffer = io.BytesIO()
+        sheet.save(buffer, "PNG")
+        write_whole(out / SHEETS / name, buffer.getvalue())
+        figures.append(_figure(f"{SHEETS}/{name}", path, sheet.size))
+    write_whole(out / PAGE, _page([model.title for model in features], figures, missing).encode())
+    return out / PAGE
+
+
+def _figure(source: str, path: str, size: tuple[int, int]) -> str:
+    name = html.escape(path)
+    return (
+        f'<figure><img src="{quote(source)}" alt="feature maps of {name}" width="{size[0]}" height="{size[1]}" '
+        f'loading="lazy"><figcaption>{name}</figcaption></figure>'
+    )
+
+
+def _page(titles: list[str], figures: list[str], missing: Mapping[str, str]) -> str:
+    title = html.escape("Features of " + " and ".join(titles))
+    failed = "".join(f"<li>{html.escape(path)}: {html.escape(reason)}</li>" for path, reason in missing.items())
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head><meta charset="utf-8"><title>{title}</title><style>{STYLE}</style></head>
+<body>
+<h1>{title}</h1>
+<p>{len(figures)} images. Each level is coloured by the three directions in which it varies most over all images, so a
+colour means the same in every sheet of a model and level; levels and models have colours of their own.</p>
+{chr(10).join(figures)}
+{f"<h2>Not shown</h2><ul>{failed}</ul>" if missing else ""}
+</body>
+</html>
+"""

@@ -1,0 +1,133 @@
+"""The folder of a run: who may write into it, and whether what is in it was made with the same options."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from filelock import FileLock, Timeout
+
+from adapters.extraction.extractor import Extractor
+from adapters.extraction.feature_files import FEATURES, remove_partials, told_in_one_line, write_whole
+from adapters.extraction.manifest import MANIFEST
+from adapters.extraction.planning import Header
+
+SETTINGS, PLAN, JOURNAL, LOCK = "run.json", "plan.json", "journal.jsonl", ".lock"
+
+#: Seconds that a run waits for the lock: one that was just killed has let go of it by then.
+PATIENCE = 2.0
+
+
+@contextmanager
+def locked(out: Path) -> Iterator[Path]:
+    """Hold the folder, so that no other run writes into it; gives the lock's file.
+
+    Raises:
+        ValueError: another run holds it, or it cannot be made.
+    """
+    with told_in_one_line(out):
+        (out / FEATURES).mkdir(parents=True, exist_ok=True)
+        lock = FileLock(str(out / LOCK))
+        try:
+            lock.acquire(timeout=PATIENCE)
+        except Timeout as error:
+            raise ValueError(
+                f"another run is writing into {out}: wait for it, or give this one another folder with --out."
+            ) from error
+    try:
+        for folder in (out, out / FEATURES):
+            remove_partials(folder)
+        yield out / LOCK
+    finally:
+        lock.release()
+
+
+def settings_of(extractor: Extractor, paths: Sequence[Path]) -> dict[str, Any]:
+    """All that decides the bytes of a run's results, as ``run.json`` holds it."""
+    options = asdict(extractor.options)
+    options["device"] = extractor.device.type
+    preprocessing = asdict(extractor.preprocessing)
+    del preprocessing["size"]
+    levels = [[level.channels, level.stride] for level in extractor.levels]
+    digest = hashlib.sha256(b"\0".join(os.fsencode(path) for path in paths)).hexdigest()
+    values = {
+        "model": extractor.name,
+        "weights": extractor.fingerprint(),
+        "levels": levels,
+        **options,
+        "preprocessing": preprocessing,
+        "images": len(paths),
+        "images_sha256": digest,
+        "versions": {"torch": torch.__version__, "timm": timm.__version__},
+    }
+    plain: dict[str, Any] = json.loads(json.dumps(values))
+    return plain
+
+
+def recorded_threads(out: Path) -> int | None:
+    """The threads that a run in this folder was started with, if there is one."""
+    try:
+        return int(json.loads((out / SETTINGS).read_text())["threads"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def check_settings(out: Path, wanted: dict[str, Any]) -> None:
+    """Record the settings of a new run, or compare them with those that the folder's run was started with.
+
+    Raises:
+        ValueError: the folder holds a run of other settings, or something else; the differences are named.
+    """
+    path = out / SETTINGS
+    if not path.exists():
+        strangers = sorted(file.name for file in out.iterdir() if file.name not in (FEATURES, LOCK))
+        if strangers:
+            raise ValueError(f"{out} holds something else ({', '.join(strangers[:5])}): give an empty or new folder.")
+        write_whole(path, (json.dumps(wanted, indent=1) + "\n").encode())
+        return
+    try:
+        found = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is no record of a run: remove the folder or give another one.") from error
+    differences = [
+        f"{key} {_short(wanted.get(key))} instead of {_short(found.get(key))}"
+        for key in {**found, **wanted}
+        if found.get(key) != wanted.get(key)
+    ]
+    if differences:
+        raise ValueError(
+            f"{out} holds a run of other options ({', '.join(differences)}): repeat those to go on with it, or give "
+            "another folder with --out."
+        )
+
+
+def load_plan(out: Path, count: int) -> list[Header] | None:
+    """The headers that an earlier start of this run has read, or None."""
+    try:
+        headers = json.loads((out / PLAN).read_text())
+    except (OSError, ValueError):
+        return None
+    if len(headers) != count:
+        return None
+    return [header if isinstance(header, str) else (header[0], header[1]) for header in headers]
+
+
+def save_plan(out: Path, headers: Sequence[Header]) -> None:
+    """Keep the headers, so that a run that is stopped need not read them again."""
+    write_whole(out / PLAN, json.dumps(list(headers)).encode())
+
+
+def is_finished(out: Path) -> bool:
+    """Whether the folder's run has come to its end: there is a manifest, and nothing of a run that is still on."""
+    return (out / MANIFEST).exists() and not (out / JOURNAL).exists()
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value) if not isinstance(value, str) else value
+    return text if len(text) <= 60 else f"{text[:57]}..."

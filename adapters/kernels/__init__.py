@@ -1,0 +1,1 @@
+"""Layers computed on a CPU in a faster form than torch's."""

@@ -1,1 +1,0 @@
-"""Looking at extracted features: maps as colours, sheets, a gallery."""

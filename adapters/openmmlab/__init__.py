@@ -1,0 +1,1 @@
+"""Everything that needs mmengine: running configs, config files, precision, checkpoints, layer decay."""

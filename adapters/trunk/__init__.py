@@ -1,0 +1,1 @@
+"""Changes to timm's models that are the same for every family."""

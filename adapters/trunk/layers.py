@@ -1,0 +1,70 @@
+"""Which layer each parameter of a backbone belongs to, counted from the image, by timm's own grouping."""
+
+import fnmatch
+from typing import Any
+
+from timm.models._manipulate import group_with_matcher
+from timm.optim import auto_group_layers
+
+from adapters.base import BackboneAdapter
+from adapters.trunk.freezing import WITH_THE_LAST, WITH_THE_STEM
+
+#: A name that no trunk has. timm puts what its matcher does not know into the group of the head.
+HEAD = "dense_prediction_head.weight"
+
+
+def layer_numbers(adapter: BackboneAdapter) -> tuple[dict[str, int], int]:
+    """Number the layers of a backbone: 0 is the stem, the largest is that of the neck and the heads.
+
+    The layers are those of what is left of the trunk: where stages or blocks were pruned, the last one that is left
+    stands right before the head. What a family adds to a stage (the stage norms of Twins) belongs to the last layer of
+    that stage. A pyramid inside the adapter is as new as the neck and the heads, and is counted with them.
+
+    Returns:
+        The layer of each parameter, by its name in the adapter, and the number of the head's layer.
+    """
+    layers, head = trunk_layers(adapter.trunk)
+    # An adapter has no classifier: what timm counts with it (DenseNet's last norm) stands in the last layer.
+    numbers = {f"trunk.{name}": min(layer, max(head - 1, 0)) for name, layer in layers.items()}
+    names = [name for name, _ in adapter.named_parameters()]
+    if any(name not in numbers and not name.startswith("pyramid.") for name in names):
+        for part in adapter.part_names():
+            last = max(numbers[name] for name in part if name in numbers)
+            numbers.update({name: last for name in part if name not in numbers})
+    return {name: numbers.get(name, head) for name in names}, head
+
+
+def trunk_layers(trunk: Any) -> tuple[dict[str, int], int]:
+    """Number the layers of a timm model as its ``group_matcher`` groups them.
+
+    What the matcher does not know counts as head, as it does in timm, but for two kinds of parameters that have a
+    better place: a final norm that timm calls ``fc_norm`` and rotary tables that all blocks share go with the last
+    block, where timm puts a final norm named ``norm``. A few models have no matcher; there, as in timm, every twelve
+    parameters make a layer, in the order in which the model holds them, up to the classifier.
+
+    Returns:
+        The layer of each parameter by its name, and the number of the head's layer.
+    """
+    names = [name for name, _ in trunk.named_parameters()]
+    if not hasattr(trunk, "group_matcher"):
+        layers = auto_group_layers(trunk)
+        classifier = trunk.pretrained_cfg.get("classifier") or ()
+        below = [layer for name, layer in layers.items() if not name.startswith(classifier)]
+        return layers, max(below) + 1
+    matcher = trunk.group_matcher(coarse=False)
+    layers = group_with_matcher([(name, None) for name in (*names, HEAD)], matcher, reverse=True)
+    head = layers.pop(HEAD)
+    assert all(layer <= head for layer in layers.values()), type(trunk).__name__
+    for name in names:
+        if name.startswith(WITH_THE_STEM):
+            layers[name] = 0
+        elif name.startswith(WITH_THE_LAST):
+            layers[name] = max(head - 1, 0)
+    return layers, head
+
+
+def names_without_decay(trunk: Any) -> set[str]:
+    """Names of the parameters that timm's ``no_weight_decay`` spares weight decay (it may list patterns)."""
+    patterns = tuple(trunk.no_weight_decay()) if hasattr(trunk, "no_weight_decay") else ()
+    names = [name for name, _ in trunk.named_parameters()]
+    return {name for name in names if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)}

@@ -1,0 +1,107 @@
+"""timm's own knowledge of a model's checkpoints: its filter, the layers it adapts, and the weights of its tag."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+from unittest import mock
+
+import timm
+import torch
+from timm.models import _builder
+from torch import Tensor, nn
+
+from adapters.weights.file import StateDict
+from adapters.weights.source import only_one
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """A timm model as its checkpoints describe it, classifier and all.
+
+    Attributes:
+        model: the whole model; on the ``meta`` device unless weights are to be loaded into it.
+        loading: what timm would hand to its ``load_pretrained`` for this very model.
+    """
+
+    model: nn.Module
+    loading: Mapping[str, Any]
+
+    @property
+    def has_filter(self) -> bool:
+        """Whether timm rewrites checkpoints of this model before it loads them."""
+        return self.loading["filter_fn"] is not None
+
+    def filter(self, state: StateDict, img_size: tuple[int, int] | None = None) -> StateDict:
+        """What timm makes of a checkpoint of this model: old names, other layouts, other sizes.
+
+        Args:
+            state: the checkpoint.
+            img_size: ``(H, W)`` for which its position embeddings are, if that is known.
+        """
+        if img_size is not None:
+            self.model.pretrained_model_args = {"img_size": img_size}  # type: ignore[assignment]
+        checkpoint_filter: Callable[..., StateDict] = self.loading["filter_fn"]
+        takes_model = len(inspect.signature(checkpoint_filter).parameters) > 1
+        filtered = checkpoint_filter(dict(state), self.model) if takes_model else checkpoint_filter(dict(state))
+        return {key: value for key, value in filtered.items() if isinstance(value, Tensor)}
+
+    @property
+    def channels(self) -> int:
+        """Channels of the images that the weights of the model's tag are for."""
+        return (self.loading["pretrained_cfg"].get("input_size") or (3,))[0]
+
+    @property
+    def classifier(self) -> tuple[str, ...]:
+        """Prefixes of what timm calls the model's classifier."""
+        return _prefixes(self.loading["pretrained_cfg"].get("classifier"))
+
+    @property
+    def first_convs(self) -> tuple[str, ...]:
+        """Names of the weights that take the image's channels."""
+        traits = _builder.get_model_traits(self.model)
+        names = traits.get("first_conv", self.loading["pretrained_cfg"].get("first_conv"))
+        return tuple(f"{prefix}weight" for prefix in _prefixes(names))
+
+    @property
+    def derived_buffers(self) -> frozenset[str]:
+        """Last parts of the names of buffers that the model computes from its size, and does not save."""
+        saved = self.model.state_dict()
+        return frozenset(name.rpartition(".")[2] for name, _ in self.model.named_buffers() if name not in saved)
+
+
+def draw(model_name: str, in_channels: int, arguments: Mapping[str, Any], device: str = "meta") -> Blueprint:
+    """Build the whole model and catch what timm would load it with, without reading or fetching anything."""
+    calls: list[dict[str, Any]] = []
+    catch = mock.patch.object(_builder, "load_pretrained", lambda _, **loading: calls.append(loading))
+    with catch, torch.device(device):
+        model = timm.create_model(model_name, pretrained=True, in_chans=in_channels, **arguments)
+    assert len(calls) == 1, f"timm loaded {model_name} {len(calls)} times"
+    return Blueprint(model, calls[0])
+
+
+def pretrained_state(model_name: str, in_channels: int, arguments: Mapping[str, Any]) -> StateDict:
+    """The weights of the model's tag, through timm's own resolver and cache. What they do not set is NaN.
+
+    Raises:
+        ValueError: timm has none, or cannot get or load them.
+    """
+    blueprint = draw(model_name, in_channels, arguments, device="cpu")
+    with torch.no_grad():
+        for tensor in blueprint.model.state_dict().values():
+            if tensor.is_floating_point():
+                tensor.fill_(torch.nan)
+    try:
+        with only_one(f"timm-{model_name}"):
+            timm.models.load_pretrained(blueprint.model, **blueprint.loading)
+    except Exception as error:  # the hub's client has many exceptions of its own
+        reason = (str(error).splitlines() or [""])[0]
+        raise ValueError(
+            f"weights='timm': timm could not load the weights of {model_name} ({type(error).__name__}: {reason}). Give "
+            "a local file instead, weights='path/to/file.safetensors', or start at random with weights=None."
+        ) from error
+    return blueprint.model.state_dict()
+
+
+def _prefixes(names: Any) -> tuple[str, ...]:
+    return tuple(f"{name}." for name in ([names] if isinstance(names, str) else names or ()))

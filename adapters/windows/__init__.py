@@ -1,0 +1,1 @@
+"""Token maps cut into windows, and attention inside them."""

@@ -1,0 +1,79 @@
+"""Running a vision transformer's block inside windows, as ViTDet does (arXiv 2203.16527, section 3).
+
+The block itself is timm's, so LayerScale, register tokens and rotary embeddings work as they were trained. Three
+things are decided here. Pads are never attended. A patch keeps the rotary embedding of its place in the image, in
+whatever window it is. Prefix tokens (class, registers) enter every window of their image as copies, and leave as the
+mean of what the windows made of them; with a single window, the block is an ordinary global one.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from adapters.windows.partition import Axis, Run, windows_of
+
+RunBlock = Callable[..., Tensor]
+
+
+class WindowedRunner:
+    """Runs blocks inside windows of one grid; built once per forward pass.
+
+    Args:
+        batch: images.
+        grid: ``(H, W)`` in patches.
+        window_size: side of a window in patches.
+        prefix_tokens: tokens before the patches.
+        like: a tensor on the device, of the dtype, of the tokens.
+    """
+
+    def __init__(self, batch: int, grid: tuple[int, int], window_size: int, prefix_tokens: int, like: Tensor) -> None:
+        rows, columns = (Axis(side, min(side, window_size)) for side in grid)
+        self.batch = batch
+        self.prefix_tokens = prefix_tokens
+        self.windows = windows_of(batch, rows, columns, like.device)
+        self.masks = [self._mask(run, like.dtype) for run in self.windows.runs]
+
+    def __call__(self, run_block: RunBlock, block: nn.Module, tokens: Tensor, rotary: Tensor | None) -> Tensor:
+        """One block.
+
+        Args:
+            run_block: calls a block, with or without gradient checkpointing.
+            block: timm's, which takes ``attn_mask`` (after ``rope``, if it is rotary).
+            tokens: ``(B, P + H * W, C)``.
+            rotary: None, or ``(H * W, D)``, or ``(heads, H * W, D)``.
+
+        Returns:
+            ``(B, P + H * W, C)``.
+        """
+        prefix, patches = tokens[:, : self.prefix_tokens], tokens[:, self.prefix_tokens :]
+        split = self.windows.split(patches.reshape(-1, patches.shape[-1]))
+        tables = None if rotary is None else self._split_rotary(rotary)
+        outputs, prefixes = [], []
+        for run, mask in zip(self.windows.runs, self.masks, strict=True):
+            count = (run.stop - run.start) // self.batch
+            copies = prefix.repeat_interleave(count, dim=0)
+            x = torch.cat((copies, split[run.start : run.stop]), dim=1)
+            arguments = (mask,) if tables is None else (tables[run.start : run.stop], mask)
+            x = run_block(block, x, *arguments)
+            outputs.append(x[:, self.prefix_tokens :])
+            prefixes.append(x[:, : self.prefix_tokens].unflatten(0, (self.batch, count)))
+        joined = self.windows.join(torch.cat(outputs)).view(patches.shape)
+        return torch.cat((torch.cat(prefixes, dim=1).mean(dim=1), joined), dim=1)
+
+    def _split_rotary(self, rotary: Tensor) -> Tensor:
+        """A table per window: ``(windows, 1, L, D)``, or with one per head ``(windows, heads, L, D)``."""
+        per_head = rotary if rotary.ndim == 3 else rotary.unsqueeze(0)
+        heads, patches, depth = per_head.shape
+        rows = per_head.transpose(0, 1).reshape(patches, heads * depth).repeat(self.batch, 1)
+        return self.windows.split(rows).unflatten(-1, (heads, depth)).transpose(1, 2)
+
+    def _mask(self, run: Run, dtype: torch.dtype) -> Tensor | None:
+        """Scores to add, ``(P + L, P + L)``, so that no pad is attended; None where there is none."""
+        mask = run.mask(dtype, 0.0)
+        if mask is None:
+            return None
+        total = self.prefix_tokens + mask.shape[1]
+        padded = mask.new_zeros(total, total)
+        padded[:, self.prefix_tokens :] = mask[0]
+        return padded

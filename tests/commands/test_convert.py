@@ -1,0 +1,178 @@
+"""``tools/convert_checkpoint.py``: every format to every other, what it tells, and what it refuses."""
+
+import itertools
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from small_checkpoints import PCPVT, SVT, StateDict, below, load_twins, save, twins, vit, with_norms
+
+from adapters.weights.convert import LEFT_OUT, convert
+from adapters.weights.file import read
+from adapters.weights.formats import FORMATS
+
+TOOL = Path(__file__).resolve().parents[2] / "tools" / "convert_checkpoint.py"
+MODEL = twins().state_dict()
+
+
+@pytest.fixture(name="run")
+def command_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """The tool in this process: its output."""
+    monkeypatch.syspath_prepend(str(TOOL.parent))
+    import convert_checkpoint
+
+    def run(*arguments: object) -> str:
+        monkeypatch.setattr(sys, "argv", ["convert_checkpoint.py", *map(str, arguments)])
+        convert_checkpoint.main()
+        return capsys.readouterr().out
+
+    return run
+
+
+def tensors(path: Path) -> StateDict:
+    contents = read(path)
+    return dict(contents.get("state_dict", contents))
+
+
+def assert_same(state: StateDict, expected: StateDict) -> None:
+    assert state.keys() == expected.keys()
+    assert all(torch.equal(tensor, expected[key]) for key, tensor in state.items())
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "dense"),
+    [
+        (*pair, dense)
+        for pair in itertools.permutations(FORMATS, 2)
+        for dense in (False, True)
+        if not (dense and "timm" in pair)  # timm has no dense Twins.
+    ],
+)
+def test_every_format_to_every_other_and_back(tmp_path: Path, run, first: str, second: str, dense: bool) -> None:
+    state = FORMATS[first].write(with_norms(MODEL) if dense else MODEL)[0]
+    save({"state_dict": below(state, "backbone."), "meta": {}}, tmp_path / "a.pth")
+    run(tmp_path / "a.pth", tmp_path / "b.pth", "--to", second)
+    run(tmp_path / "b.pth", tmp_path / "c.pth", "--to", first)
+    again = tensors(tmp_path / "c.pth")
+    again.pop("norm_eps", None)
+    assert_same(again, state)
+
+
+def test_the_report(tmp_path: Path, run) -> None:
+    source, target = tmp_path / "a.pth", tmp_path / "b.pth"
+    save({"state_dict": {**below(MODEL, "backbone."), "neck.weight": torch.ones(1)}}, source)
+    out = run(source, target, "--to", "mmseg")
+    lines = out.splitlines()
+    assert lines[0].split() == ["from", "to", "shape"]
+    rows = {line.split()[0]: line.split()[1] for line in lines[1:] if line.startswith("  ")}
+    assert rows["patch_embeds.0.proj.weight"] == "patch_embeds.0.projection.weight"
+    assert rows["head.weight"] == "(left"
+    fused = next(line for line in lines if "layers.0.1.attn.attn.in_proj_weight" in line)
+    assert fused.split() == [
+        *("blocks.0.1.attn.q.weight,", "blocks.0.1.attn.kv.weight", "layers.0.1.attn.attn.in_proj_weight"),
+        *("(8,", "8)", "+", "(16,", "8)"),
+    ]
+    assert f"{source}: timm's names below 'state_dict.backbone.'" in lines
+    assert f"{target}: {len(tensors(target))} tensors under mmseg's names" in lines
+    assert f"no place there for 4, kept aside as '{LEFT_OUT}': norm.weight, norm.bias, head.weight, head.bias" in lines
+    assert "note: 1 tensors outside 'state_dict.backbone.' were left behind" in lines
+    assert any(line.startswith("note: the norms of the blocks have eps 1e-06, but 1e-05 in mmseg's") for line in lines)
+
+
+def test_what_was_kept_aside_does_not_disturb_mmengine_or_this_package(
+    tmp_path: Path, run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mmengine.logging import MMLogger
+    from mmengine.runner.checkpoint import load_checkpoint
+    from test_convert_twins import mmseg_model
+
+    # A logger that mmengine makes here would keep writing to this test's standard output.
+    monkeypatch.setattr(MMLogger, "_instance_dict", type(MMLogger._instance_dict)())
+    save(MODEL, tmp_path / "a.pth")
+    run(tmp_path / "a.pth", tmp_path / "b.pth", "--to", "mmseg")
+    model = mmseg_model(SVT, norm_after_stage=False)
+    load_checkpoint(model, str(tmp_path / "b.pth"), strict=True)
+    assert torch.equal(model.patch_embeds[0].projection.weight, MODEL["patch_embeds.0.proj.weight"])
+    adapter = load_twins(str(tmp_path / "b.pth"), out_norm=True)
+    assert torch.equal(adapter.trunk.norm.weight, MODEL["norm.weight"])
+
+
+def test_safetensors_both_ways(tmp_path: Path, run) -> None:
+    save_file(MODEL, str(tmp_path / "a.safetensors"))
+    out = run(tmp_path / "a.safetensors", tmp_path / "b.safetensors", "--to", "mmseg")
+    assert "no place there for 4, dropped: head.bias, head.weight, norm.bias, norm.weight" in out
+    run(tmp_path / "b.safetensors", tmp_path / "c.safetensors", "--to", "timm")
+    again = load_file(str(tmp_path / "c.safetensors"))
+    assert_same(again, {key: MODEL[key] for key in MODEL if not key.startswith(("norm.", "head."))})
+
+
+def test_the_epsilon_is_told_to_an_adapter(tmp_path: Path, run) -> None:
+    save(FORMATS["mmseg"].write(MODEL)[0], tmp_path / "a.pth")
+    out = run(tmp_path / "a.pth", tmp_path / "b.pth", "--to", "adapters")
+    assert "eps 1e-05, which the new file tells as norm_eps" in out
+    assert load_twins(str(tmp_path / "b.pth")).trunk.blocks[0][0].norm1.eps == 1e-5
+    assert "note:" not in run(tmp_path / "b.pth", tmp_path / "c.pth", "--to", "mmseg")
+
+
+def test_other_families_between_timm_and_this_package(tmp_path: Path, run) -> None:
+    state = vit().state_dict()
+    save({"model": below(state, "module."), "epoch": 1}, tmp_path / "a.pth")
+    run(tmp_path / "a.pth", tmp_path / "b.pth", "--to", "adapters")
+    assert_same(tensors(tmp_path / "b.pth"), below(state, "trunk."))
+    run(tmp_path / "b.pth", tmp_path / "c.pth", "--to", "timm")
+    assert_same(tensors(tmp_path / "c.pth"), state)
+
+
+def test_a_pyramid_inside_an_adapter_is_kept_aside(tmp_path: Path, run) -> None:
+    pyramid = {"pyramid.0.conv.weight": torch.ones(2, 2)}
+    state = {**below(vit().state_dict(), "trunk."), **pyramid}
+    save({"state_dict": below(state, "backbone.")}, tmp_path / "a.pth")
+    out = run(tmp_path / "a.pth", tmp_path / "b.pth", "--to", "timm")
+    assert "no place there for 1, kept aside as 'left_out': pyramid.0.conv.weight" in out
+    assert_same(tensors(tmp_path / "b.pth"), vit().state_dict())
+    run(tmp_path / "b.pth", tmp_path / "c.pth", "--to", "adapters")
+    assert_same(tensors(tmp_path / "c.pth"), state)
+
+
+def test_a_large_head_is_no_backbone(tmp_path: Path, run) -> None:
+    state = vit().state_dict()
+    heads = {f"head.{number}.weight": torch.ones(1) for number in range(2 * len(state))}
+    save({"state_dict": {**below(state, "backbone."), **heads}}, tmp_path / "a.pth")
+    run(tmp_path / "a.pth", tmp_path / "b.pth", "--to", "adapters")
+    assert_same(tensors(tmp_path / "b.pth"), below(state, "trunk."))
+
+
+def test_a_prefix_chooses(tmp_path: Path, run) -> None:
+    other = twins(PCPVT, seed=8).state_dict()
+    student = twins(PCPVT, seed=9).state_dict()
+    save({**below(other, "teacher."), **below(student, "student.")}, tmp_path / "a.pth")
+    with pytest.raises(ValueError, match=r"2 backbones that fit equally well, below 'teacher\.', 'student\.'"):
+        run(tmp_path / "a.pth", tmp_path / "b.pth", "--to", "adapters")
+    run(tmp_path / "a.pth", tmp_path / "b.pth", "--to", "adapters", "--prefix", "student")
+    assert_same(tensors(tmp_path / "b.pth"), below(student, "trunk."))
+
+
+@pytest.mark.parametrize(
+    ("state", "to", "message"),
+    [
+        (with_norms(MODEL), "timm", "a dense Twins with a norm after each stage, which timm's model has not"),
+        (vit().state_dict(), "mmseg", "holds no Twins, and mmseg's names are for Twins; use --to timm or adapters"),
+        ({}, "timm", "holds no backbone that can be told from the rest"),
+    ],
+)
+def test_what_cannot_be_converted(state: StateDict, to: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        convert(state, to, None, "a.pth")
+
+
+def test_errors_of_the_command_are_one_line_and_leave_no_file(tmp_path: Path) -> None:
+    (tmp_path / "a.pth").write_text("<html></html>")
+    command = [sys.executable, str(TOOL), str(tmp_path / "a.pth"), str(tmp_path / "b.pth"), "--to", "mmseg"]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert result.returncode == 1
+    assert "is a web page, not a checkpoint" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.pth"]

@@ -1,0 +1,361 @@
+"""tools/train.py and tools/test.py on a tiny drawn dataset: training, resuming after a kill, mixed precision, several
+processes, and the errors."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+pytest.importorskip("mmdet")
+pytest.importorskip("mmseg")
+
+from lab.shapes import ShapesSettings, make_dataset
+from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
+
+import adapters
+from adapters.openmmlab.amp import CpuAmpOptimWrapper
+from adapters.openmmlab.checkpoint_hook import latest_checkpoint
+from adapters.openmmlab.run import run_testing, run_training
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+TRUNK = {"depths": [1, 1, 1, 1], "embed_dims": [16, 32, 64, 128]}
+
+COMMON = """
+train_cfg = dict(type="IterBasedTrainLoop", max_iters=4, val_interval=4)
+val_cfg = dict(type="ValLoop")
+test_cfg = dict(type="TestLoop")
+optim_wrapper = dict(type="OptimWrapper", optimizer=dict(type="AdamW", lr=1e-4))
+default_hooks = dict(checkpoint=dict(interval=2), logger=dict(interval=1))
+train_dataloader = dict(batch_size=2, num_workers=0, persistent_workers=False, dataset=dict(data_root=data_root))
+val_dataloader = dict(num_workers=0, persistent_workers=False, dataset=dict(data_root=data_root))
+test_dataloader = val_dataloader
+visualizer = dict(name="{name}")  # mmengine keeps one per name and process
+"""
+
+DETECTION = (
+    """
+_base_ = [
+    "{repository}/configs/_base_/models/retinanet_fpn.py",
+    "{repository}/configs/_base_/datasets/shapes_detection.py",
+    "{repository}/configs/_base_/runtime/detection.py",
+]
+data_root = "{data_root}/"
+model = dict(
+    backbone=dict(model_name="twins_svt_small", trunk={trunk}),
+    neck=dict(in_channels=[16, 32, 64, 128], out_channels=32),
+    bbox_head=dict(in_channels=32, feat_channels=32, stacked_convs=1),
+    test_cfg=dict(nms_pre=20, score_thr=0.0, max_per_img=5),
+)
+val_evaluator = dict(ann_file=data_root + "annotations/instances_val.json")
+test_evaluator = val_evaluator
+"""
+    + COMMON
+)
+
+SEGMENTATION = (
+    """
+_base_ = [
+    "{repository}/configs/_base_/datasets/shapes_semantic.py",
+    "{repository}/configs/_base_/runtime/segmentation.py",
+]
+data_root = "{data_root}/"
+norm_cfg = dict(type="SyncBN", requires_grad=True)
+model = dict(
+    type="EncoderDecoder",
+    data_preprocessor=dict(type="SegDataPreProcessor", size=(64, 64), seg_pad_val=255),
+    backbone=dict(type="mmdet.ResNet", depth=18, norm_cfg=norm_cfg),
+    decode_head=dict(
+        type="FCNHead",
+        in_channels=[64, 128, 256, 512],
+        in_index=[0, 1, 2, 3],
+        input_transform="resize_concat",
+        channels=16,
+        num_convs=1,
+        num_classes=7,
+        norm_cfg=norm_cfg,
+        loss_decode=dict(type="CrossEntropyLoss"),
+    ),
+    train_cfg=dict(),
+    test_cfg=dict(mode="whole"),
+)
+crop_size = (64, 64)
+train_pipeline = [
+    dict(type="LoadImageFromFile"),
+    dict(type="LoadAnnotations"),
+    dict(type="RandomCrop", crop_size=crop_size),
+    dict(type="PackSegInputs"),
+]
+"""
+    + COMMON
+    + "train_dataloader['dataset']['pipeline'] = train_pipeline\n"
+)
+
+
+@pytest.fixture(scope="session")
+def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "shapes"
+    make_dataset(folder, ShapesSettings(train=8, val=3, size_range=(64, 80)))
+    return folder
+
+
+@pytest.fixture
+def config(tmp_path: Path, data_root: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Writes a config of a kind into a folder that is the current one, far from the repository."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+
+    def write(text: str) -> str:
+        values = {"repository": REPOSITORY, "data_root": data_root, "trunk": TRUNK, "name": tmp_path.name}
+        Path("tiny.py").write_text(text.format(**values))
+        return "tiny.py"
+
+    return write
+
+
+def records(work_dir: Path | str) -> list[dict[str, Any]]:
+    """What the newest run in a work directory logged, one record a line."""
+    newest = max(Path(work_dir).glob("*/vis_data/scalars.json"))
+    return [json.loads(line) for line in newest.read_text().splitlines()]
+
+
+def log(work_dir: Path | str) -> str:
+    return max(Path(work_dir).glob("*/*.log")).read_text()
+
+
+def run_tool(name: str, *arguments: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, str(REPOSITORY / "tools" / name), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+
+
+@pytest.mark.slow
+def test_a_trained_checkpoint_tests_to_the_same_score(config: Any) -> None:
+    arguments = [config(SEGMENTATION), "--backbone", "test_convnext"]
+    run_training([*arguments, "--work-dir", "run"])
+    trained = records("run")[-1]
+    assert trained["mIoU"] > 0
+    assert "model.backbone: ResNet (stride 4: 64 channels" in log("run")
+    assert "model.decode_head.in_channels: [64, 128, 256, 512] ->" in log("run")
+    metrics = run_testing([*arguments[:1], "run/iter_4.pth", *arguments[1:], "--work-dir", "test"])
+    assert metrics == pytest.approx({key: trained[key] for key in ("aAcc", "mIoU", "mAcc")}, abs=1e-6)
+    assert not re.search("unexpected key|missing key", log("test"))
+
+
+@pytest.mark.slow
+def test_mixed_precision_pyramid_and_overrides_on_the_cpu(config: Any) -> None:
+    path = config(DETECTION)
+    overrides = ["train_cfg.max_iters=2", "model.backbone.drop_path_rate=0.25", "optim_wrapper.accumulative_counts=2"]
+    run_training([path, "--backbone", "test_vit", "--amp", "--auto-scale-lr", "--cfg-options", *overrides,
+                  "auto_scale_lr.base_batch_size=1"])  # fmt: skip
+    text = log("work_dirs/tiny")  # the default folder
+    assert "no GPU here: mixed precision is bfloat16 on the CPU (CpuAmpOptimWrapper)" in text
+    assert "SimpleFeaturePyramid" in text
+    assert "drop_path_rate=0.25" in text
+    first, second, *_ = records("work_dirs/tiny")
+    assert second["iter"] == 2
+    assert first["lr"] == pytest.approx(2e-4)  # two images a step, a rate for one
+    dumped = Config.fromfile("work_dirs/tiny/tiny.py")
+    assert dumped.model.backbone.drop_path_rate == 0.25
+    assert dumped.custom_imports.imports == ["adapters"]
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_without_its_pretrained_weights(config: Any) -> None:
+    path = config(DETECTION)
+    weights = Path("trunk.pth")
+    torch.save(adapters.create_adapter("twins_svt_small", trunk=TRUNK).trunk.state_dict(), weights)
+    options = [
+        path,
+        "--work-dir",
+        "run",
+        "--cfg-options",
+        f"model.backbone.weights={weights}",
+        "train_cfg.max_iters=400",
+    ]
+    command = [sys.executable, str(REPOSITORY / "tools" / "train.py"), *options]
+    with open("killed.txt", "w") as output, subprocess.Popen(command, stdout=output, stderr=output) as process:
+        deadline = time.monotonic() + 240
+        while not Path("run/iter_4.pth").exists() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert process.poll() is None, Path("killed.txt").read_text()
+        process.send_signal(signal.SIGKILL)
+    weights.unlink()  # a resumed run must not ask for it
+    last = int(re.search(r"iter_(\d+)", str(latest_checkpoint("run")))[1])
+    time.sleep(1)  # mmengine names logs by the second
+    run_training([*options[:-1], f"train_cfg.max_iters={last + 2}", "--resume"])
+    text = log("run")
+    assert re.search(rf"resuming from .*iter_{last}.pth", text)
+    assert "pretrained weights set aside" in text
+    assert "trunk.pth" in text
+    assert [record["iter"] for record in records("run") if "loss" in record] == [last + 1, last + 2]
+
+
+@pytest.mark.slow
+def test_two_processes_on_the_cpu_without_unused_parameters(config: Any) -> None:
+    path = config(SEGMENTATION)  # its SyncBN needs a GPU
+    environment = {**os.environ, "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
+    script = str(REPOSITORY / "tools" / "dist_train.sh")
+    command = [
+        script,
+        path,
+        "2",
+        "--backbone",
+        "test_vit",
+        "--work-dir",
+        "run",
+        "--cfg-options",
+        "train_cfg.max_iters=2",
+    ]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=280, env=environment, check=False)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert re.search(r"\d+ norms of type SyncBN.* are BN", log("run"))
+    assert "GPU number: 2" in log("run") or "world_size" in log("run")
+    assert "find_unused_parameters=False" in log("run")
+    assert records("run")[-1]["mIoU"] >= 0
+
+
+@pytest.mark.slow
+def test_a_mistake_is_one_line_and_exit_code_1(config: Any) -> None:
+    command = [
+        sys.executable,
+        str(REPOSITORY / "tools" / "train.py"),
+        config(DETECTION),
+        "--backbone",
+        "twins_svt_smal",
+    ]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+    assert result.returncode == 1
+    message = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert len(message) == 1
+    assert "twins_svt_smal" in message[0]
+    assert "twins_svt_small" in message[0]
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("name", ["train.py", "test.py"])
+def test_without_mmengine_the_pip_command(name: str) -> None:
+    code = f"""
+import runpy, sys
+class Absent:
+    def find_spec(self, name, *_):
+        if name.partition(".")[0] == "mmengine":
+            raise ModuleNotFoundError("No module named 'mmengine'", name="mmengine")
+sys.meta_path.insert(0, Absent())
+runpy.run_path({str(REPOSITORY / "tools" / name)!r}, run_name="__main__")
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100, check=False)
+    assert result.returncode == 1
+    assert re.match(rf"error: tools/{name} needs mmengine.*pip install", result.stderr)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere.py"], r"there is no config 'nowhere.py'"),
+        (["tiny.py", "--resume", "nowhere.pth"], r"there is no checkpoint 'nowhere.pth'"),
+        (["tiny.py", "--auto-scale-lr"], r"--auto-scale-lr needs.*base_batch_size"),
+        (["tiny.py", "--cfg-options", "default_scope=mmrotate"], r"default_scope='mmrotate'.*mmdet, mmseg"),
+        (
+            ["tiny.py", "--cfg-options", "model.neck.in_channels=[1,2,3,4]"],
+            r"model\.neck\.in_channels=\[1, 2, 3, 4\].*\[16, 32, 64, 128\]",
+        ),
+        (["tiny.py", "--cfg-options", "model.backbone.out_indices=(0,4)"], r"out_indices=\(0, 4\).*-4\.\.3"),
+        (["tiny.py", "--amp", "--cfg-options", "optim_wrapper.type=OptimWrapperDict"], "'OptimWrapperDict'"),
+    ],
+)
+def test_mistakes_are_found_before_the_run_starts(config: Any, arguments: list[str], message: str) -> None:
+    config(DETECTION)
+    with pytest.raises(ValueError, match=message):
+        run_training(arguments)
+    assert not Path("work_dirs").exists()
+
+
+def test_missing_data_names_the_command(config: Any) -> None:
+    config(DETECTION)
+    with pytest.raises(FileNotFoundError, match=r"python tools/make_shapes.py --out nowhere"):
+        run_training(["tiny.py", "--cfg-options", "train_dataloader.dataset.data_root=nowhere/"])
+    with pytest.raises(ValueError, match=r"there is no checkpoint 'nowhere\.pth'"):
+        run_testing(["tiny.py", "nowhere.pth"])
+
+
+def test_a_record_of_a_checkpoint_that_is_gone(config: Any) -> None:
+    config(DETECTION)
+    Path("run").mkdir()
+    Path("run/last_checkpoint").write_text("/elsewhere/iter_2.pth")
+    with pytest.raises(ValueError, match=r"last_checkpoint names /elsewhere/iter_2.pth, which does not exist"):
+        run_training(["tiny.py", "--work-dir", "run", "--resume"])
+
+
+class Doubling(nn.Module):
+    """A model for the optimiser's wrapper: remembers in which precision it multiplied."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(8, 1)
+        self.seen: torch.dtype | None = None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        output = self.linear(x)
+        self.seen = output.dtype
+        return output.float().square().mean()
+
+
+def test_gradients_accumulate_in_bfloat16_as_in_one_batch() -> None:
+    torch.manual_seed(0)
+    batch = torch.rand(6, 8)
+    weights = []
+    for count in (1, 3):
+        torch.manual_seed(1)
+        model = Doubling()
+        options = {"type": CpuAmpOptimWrapper.__name__, "optimizer": {"type": "SGD", "lr": 0.5}}
+        options |= {"accumulative_counts": count, "clip_grad": {"max_norm": 9}}
+        wrapper = build_optim_wrapper(model, options)
+        for part in batch.chunk(count):
+            before = model.linear.weight.detach().clone()
+            with wrapper.optim_context(model):
+                loss = model(part)
+            wrapper.update_params(loss)
+        assert not torch.equal(before, model.linear.weight)  # the last part makes the step
+        assert model.seen == torch.bfloat16
+        assert model.linear.weight.dtype == torch.float32
+        weights.append(model.linear.weight.detach())
+    torch.testing.assert_close(weights[0], weights[1], rtol=2e-2, atol=2e-3)
+
+
+def test_mmcv_operators_run_in_fp32_under_autocast() -> None:
+    from mmcv.ops import DeformConv2dPack, RoIAlign
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 1)
+            self.deform = DeformConv2dPack(4, 4, 3, padding=1)  # its own conv feeds its operator
+            self.align = RoIAlign(2)
+
+        def forward(self, image: torch.Tensor, fail: bool) -> torch.Tensor:
+            pooled = self.align(
+                self.deform(self.conv(image)), torch.tensor([[0, 0.0, 0.0, 4.0, 4.0, 9.0][: 4 if fail else 5]])
+            )
+            return self.conv(pooled[:, :3])
+
+    model = Model()
+    wrapper = CpuAmpOptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1))
+    with wrapper.optim_context(model):
+        output = model(torch.rand(1, 3, 8, 8), fail=False)
+    assert output.dtype == torch.bfloat16  # autocast is on again behind the operator
+    with pytest.raises(AssertionError), wrapper.optim_context(model):
+        model(torch.rand(1, 3, 8, 8), fail=True)
+    assert not torch.is_autocast_enabled("cpu")
+    assert torch.autocast_increment_nesting() == 1  # every context was left
+    torch.autocast_decrement_nesting()
+    assert not model.align._forward_pre_hooks
+    assert not model.align._forward_hooks

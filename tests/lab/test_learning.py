@@ -1,0 +1,84 @@
+"""tools/learning_check.py: two steps of two cases on a tiny dataset, what is kept, and what is judged."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("mmdet")
+pytest.importorskip("mmseg")
+
+from lab.learning.cases import CASES, MARGIN, Case, find_cases
+from lab.learning.check import Budget, Store, count_backbone, judge, rows
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+TOOL = REPOSITORY / "tools" / "learning_check.py"
+
+
+def run(out: Path, *more: str) -> subprocess.CompletedProcess:
+    arguments = ["--iterations", "2", "--images", "8", "2", "--out", str(out), *more]
+    return subprocess.run(
+        [sys.executable, TOOL, *arguments], capture_output=True, text=True, cwd=REPOSITORY, check=False
+    )
+
+
+def test_one_case_is_trained_and_a_finished_one_is_kept(tmp_path: Path) -> None:
+    results = tmp_path / "results.json"
+    finished = {"mIoU": 0.9, "loss": 123.0, "parameters": 6600192, "seconds": 1}
+    budget = Budget(iterations=2, images=(8, 2))
+    Store(results, budget).add("mmseg SVT", finished)
+
+    run_tool = run(tmp_path, "--cases", "twins", "mmseg SVT")
+    assert run_tool.returncode == 1, run_tool.stderr  # two steps teach nothing
+    held = json.loads(results.read_text())["results"]
+    assert held["mmseg SVT"] == finished
+    assert set(held["twins"]) == set(finished)
+    # One and the same network: ours, as timm builds it, and mmseg's own.
+    assert (
+        held["twins"]["parameters"] == finished["parameters"] == count_backbone(find_cases(["mmseg SVT"])[0].backbone)
+    )
+    page = (tmp_path / "results.md").read_text()
+    assert "| twins | 6.6 | " in page
+    assert "| mmseg SVT 0.9 |" in page
+    assert "below its floor of 0.55" in run_tool.stdout
+
+
+def test_what_stands_side_by_side_has_equal_size() -> None:
+    sizes = {case.name: count_backbone(case.backbone) for case in CASES}
+    for case in CASES:
+        if case.native:
+            assert sizes[case.name] == pytest.approx(sizes[case.native], rel=0.05), case.name
+
+
+def test_every_family_is_among_the_cases() -> None:
+    from adapters.factory import FAMILIES, family_of
+
+    models = [case.backbone["model_name"] for case in CASES if case.backbone["type"] == "TimmAdapter"]
+    assert set(FAMILIES) <= {family_of(model) for model in models}
+    assert {case.native for case in CASES if case.native} == {"mmseg SVT", "mmdet Swin"}
+    assert all(0.2 < case.floor < 1 for case in CASES)
+
+
+def test_judging() -> None:
+    ours = Case("ours", {}, (), floor=0.4, native="theirs")
+    result = {"parameters": 1, "seconds": 1}
+    scores = {"ours": {"mIoU": 0.5, **result}, "theirs": {"mIoU": 0.5, **result}}
+    assert judge(ours, scores) == ""
+    scores["ours"]["mIoU"] = 0.39
+    assert judge(ours, scores) == "below its floor of 0.40"
+    scores["ours"]["mIoU"], scores["theirs"]["mIoU"] = 0.5, 0.5 + MARGIN + 0.01
+    assert judge(ours, scores) == f"more than {MARGIN:.2f} below theirs"
+    (row,) = rows([ours], scores)
+    assert row["verdict"].startswith("more than")
+    assert judge(ours, {"ours": scores["ours"]}) == ""
+
+
+def test_errors(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"there is no case 'twin'; the cases are 'twins', 'mmseg SVT'"):
+        find_cases(["twin"])
+    Store(tmp_path / "r.json", Budget()).add("twins", {"mIoU": 0.5})
+    with pytest.raises(ValueError, match=r"another budget.*give another --out, or delete it"):
+        Store(tmp_path / "r.json", Budget(seed=1))
+    assert Store(tmp_path / "r.json", Budget()).results == {"twins": {"mIoU": 0.5}}

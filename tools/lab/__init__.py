@@ -1,0 +1,1 @@
+"""Tools of the maintainers: benchmark, coverage, learning, generated data, published counts. Never installed."""

@@ -1,0 +1,95 @@
+"""A process of its own for each side, that measures when it is told to, so that no two ever run at once."""
+
+import multiprocessing
+from multiprocessing.connection import Connection
+from types import TracebackType
+from typing import Any
+
+import torch
+
+from lab.benchmark.cases import Case
+from lab.benchmark.measure import Bench, prepare_process
+from lab.benchmark.settings import Settings
+
+#: Children are forked from a process that has imported this file and has run nothing: fresh, and there at once.
+_context = multiprocessing.get_context("forkserver")
+_context.set_forkserver_preload([__name__])
+
+
+class SideError(Exception):
+    """A side could not be measured; the message says why, in one line."""
+
+
+class Worker:
+    """A handle on the process that holds one side of a case.
+
+    Args:
+        kind: the side, a key of ``peers.PEERS``.
+        case: as this side gets it.
+        settings: of the run.
+    """
+
+    def __init__(self, kind: str, case: Case, settings: Settings) -> None:
+        self._time_limit = settings.time_limit
+        self._connection, theirs = _context.Pipe()
+        self._process = _context.Process(target=serve, args=(theirs, kind, case, settings), daemon=True)
+        self._process.start()
+        theirs.close()
+
+    def ask(self, what: str, *arguments: Any) -> Any:
+        """Call a method of the process's :class:`Bench` and wait for the answer.
+
+        Raises:
+            SideError: the method raised, the process died, or nothing came within the time limit.
+        """
+        try:
+            self._connection.send((what, arguments))
+            if not self._connection.poll(self._time_limit):
+                self.stop()
+                raise SideError(f"no answer in {self._time_limit:.0f} s")
+            answer, error = self._connection.recv()
+        except (EOFError, BrokenPipeError, ConnectionResetError):
+            self._process.join()
+            raise SideError(f"the process died, exit code {self._process.exitcode}") from None
+        if error is not None:
+            raise SideError(error)
+        return answer
+
+    def stop(self) -> None:
+        """End the process."""
+        self._connection.close()
+        self._process.kill()
+        self._process.join()
+
+    def __enter__(self) -> "Worker":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+
+def serve(connection: Connection, kind: str, case: Case, settings: Settings) -> None:
+    """Answer until the other end hangs up."""
+    prepare_process(settings)
+    bench: Bench | None = None
+    while True:
+        try:
+            what, arguments = connection.recv()
+        except EOFError:
+            return
+        try:
+            if bench is None:
+                bench = Bench(kind, case, settings)
+            connection.send((getattr(bench, what)(*arguments), None))
+        except Exception as error:
+            connection.send((None, one_line(error)))
+
+
+def one_line(error: Exception) -> str:
+    """Why a side failed, without the lines of a traceback."""
+    text = " ".join(str(error).split())
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in text:
+        return f"out of memory: {text[:200]}"
+    return f"{type(error).__name__}: {text[:300]}"

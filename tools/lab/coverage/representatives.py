@@ -1,0 +1,61 @@
+"""One model for each of timm's families: the one with the fewest parameters."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import timm
+import torch
+
+from adapters.trunk.build import timm_module_name
+from lab.coverage.store import write_json
+
+#: timm's own toys, for its unit tests.
+TOYS = "test_*"
+
+
+@dataclass(frozen=True)
+class Representative:
+    """The smallest model of a family.
+
+    Attributes:
+        family: the file of timm's that it comes from, such as ``'efficientformer_v2'``.
+        model_name: without a tag.
+        parameters: how many it has, classifier and all.
+        native: ``(H, W)``, the size that timm gives for it.
+    """
+
+    family: str
+    model_name: str
+    parameters: int
+    native: tuple[int, int]
+
+
+def choose(model_names: Iterable[str]) -> list[Representative]:
+    """Build each model without memory and keep the smallest of each family, by family name."""
+    smallest: dict[str, Representative] = {}
+    for name in model_names:
+        try:
+            with torch.device("meta"):
+                model = timm.create_model(name)
+        except RuntimeError:  # it computes with its weights while it is built
+            model = timm.create_model(name)
+        family = timm_module_name(name)
+        count = sum(parameter.numel() for parameter in model.parameters())
+        if family not in smallest or count < smallest[family].parameters:
+            height, width = model.pretrained_cfg["input_size"][1:]
+            smallest[family] = Representative(family, name, count, (height, width))
+    return [smallest[family] for family in sorted(smallest)]
+
+
+def representatives(cache: Path) -> list[Representative]:
+    """The smallest model of every family of the installed timm, remembered in ``cache`` (minutes the first time)."""
+    if cache.exists():
+        known = json.loads(cache.read_text())
+        if known["timm"] == timm.__version__:
+            return [Representative(**{**row, "native": tuple(row["native"])}) for row in known["models"]]
+    chosen = choose(timm.list_models(exclude_filters=TOYS))
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    write_json(cache, {"timm": timm.__version__, "models": [asdict(one) for one in chosen]})
+    return chosen

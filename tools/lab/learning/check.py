@@ -1,0 +1,170 @@
+"""Training the cases in the same recipe, each in a process of its own, and judging what they reach."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmdet.models import SwinTransformer  # noqa: F401, registers the native class that stands beside ours
+from mmengine.config import Config
+from mmengine.registry import MODELS
+from mmseg.utils import register_all_modules
+
+from adapters.describe.counting import count_parameters
+from adapters.files import write_text
+from lab.learning.cases import MARGIN, Case
+from lab.shapes import ShapesSettings, make_dataset
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+RECIPE = REPOSITORY / "configs" / "segmentation" / "fpn_swinv2-cr-tiny_demo_shapes.py"
+TRAIN = REPOSITORY / "tools" / "train.py"
+METRIC = "mIoU"
+
+Result = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What every case gets: results of different budgets are not kept side by side.
+
+    Attributes:
+        iterations: steps of ``batch_size`` crops.
+        lr: the largest learning rate.
+        seed: of weights and data.
+        images: drawn for training and for validation.
+    """
+
+    iterations: int = 400
+    batch_size: int = 4
+    lr: float = 4e-4
+    seed: int = 0
+    images: tuple[int, int] = (600, 80)
+
+
+class Store:
+    """Finished cases on disk, with the budget that they had."""
+
+    def __init__(self, path: Path, budget: Budget) -> None:
+        self.path = path
+        self.budget = budget
+        self.results: dict[str, Result] = {}
+        if path.is_file():
+            held = json.loads(path.read_text())
+            if held["budget"] != json.loads(json.dumps(asdict(budget))):
+                raise ValueError(
+                    f"{path} holds results of another budget, {held['budget']}: give another --out, or delete it."
+                )
+            self.results = held["results"]
+
+    def add(self, name: str, result: Result) -> None:
+        self.results[name] = result
+        write_text(self.path, json.dumps({"budget": asdict(self.budget), "results": self.results}, indent=1))
+
+
+def make_config(case: Case, budget: Budget, data_root: Path) -> Config:
+    """The recipe with a case's backbone, for the budget."""
+    cfg = Config.fromfile(RECIPE)
+    cfg.model.backbone = dict(case.backbone)
+    cfg.model.neck.in_channels = list(case.channels)
+    cfg.custom_imports = dict(imports=["adapters", "mmdet.models"], allow_failed_imports=False)
+    cfg.train_cfg.update(max_iters=budget.iterations, val_interval=budget.iterations)
+    warmup, decay = cfg.param_scheduler
+    warmup.end = decay.begin = min(warmup.end, budget.iterations // 2)
+    decay.end = budget.iterations
+    cfg.optim_wrapper.optimizer.lr = budget.lr
+    cfg.train_dataloader.batch_size = budget.batch_size
+    cfg.default_hooks.checkpoint = dict(type="CheckpointHook", by_epoch=False, interval=-1, save_last=False)
+    cfg.randomness = dict(seed=budget.seed)
+    cfg.data_root = f"{data_root}/"
+    for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
+        loader.dataset.data_root = f"{data_root}/"
+    return cfg
+
+
+def run_case(case: Case, budget: Budget, out: Path, data_root: Path) -> Result:
+    """Train a case from nothing in a fresh process; what it reached, its size and its time.
+
+    Raises:
+        ValueError: the training failed; the end of its output is in the message.
+    """
+    work_dir = out / case.name.replace(" ", "_")
+    shutil.rmtree(work_dir, ignore_errors=True)
+    work_dir.mkdir(parents=True)
+    path = work_dir / "config.py"
+    make_config(case, budget, data_root).dump(path)
+    start = time.monotonic()
+    environment = dict(os.environ, OMP_WAIT_POLICY="PASSIVE")
+    run = subprocess.run(
+        [sys.executable, str(TRAIN), str(path), "--work-dir", str(work_dir)],
+        cwd=REPOSITORY,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if run.returncode != 0:
+        raise ValueError(f"training {case.name!r} failed in {work_dir}:\n{(run.stderr or run.stdout)[-2000:]}")
+    (log,) = work_dir.glob("*/vis_data/scalars.json")
+    records = [json.loads(line) for line in log.read_text().splitlines()]
+    losses = [record["loss"] for record in records if "loss" in record]
+    (score,) = [record[METRIC] / 100 for record in records if METRIC in record]
+    return {
+        "mIoU": round(score, 4),
+        "loss": losses[-1],
+        "parameters": count_backbone(case.backbone),
+        "seconds": round(time.monotonic() - start),
+    }
+
+
+def count_backbone(backbone: Mapping[str, Any]) -> int:
+    """Parameters of a case's backbone."""
+    register_all_modules(init_default_scope=False)
+    with torch.random.fork_rng(devices=[]):
+        return count_parameters(MODELS.build(dict(backbone)))
+
+
+def judge(case: Case, results: Mapping[str, Result]) -> str:
+    """What is wrong with a case's result; empty if nothing is."""
+    score = results[case.name]["mIoU"]
+    if score < case.floor:
+        return f"below its floor of {case.floor:.2f}"
+    beside = results.get(case.native or "")
+    if beside is not None and score < beside["mIoU"] - MARGIN:
+        return f"more than {MARGIN:.2f} below {case.native}"
+    return ""
+
+
+def rows(cases: Sequence[Case], results: Mapping[str, Result]) -> list[dict[str, Any]]:
+    """A line for each finished case."""
+    return [
+        {
+            "backbone": case.name,
+            "parameters (M)": round(results[case.name]["parameters"] / 1e6, 1),
+            "mIoU": results[case.name]["mIoU"],
+            "floor": case.floor,
+            "beside": _beside(case, results),
+            "seconds": results[case.name]["seconds"],
+            "verdict": judge(case, results) or "ok",
+        }
+        for case in cases
+        if case.name in results
+    ]
+
+
+def _beside(case: Case, results: Mapping[str, Result]) -> str:
+    native = case.native
+    return f"{native} {results[native]['mIoU']}" if native is not None and native in results else ""
+
+
+def prepare_data(budget: Budget, out: Path) -> Path:
+    """Draw the dataset that all cases share, unless it is there; its folder."""
+    folder = out / "shapes"
+    make_dataset(folder, ShapesSettings(train=budget.images[0], val=budget.images[1]))
+    return folder
