@@ -8,7 +8,7 @@ import torch.utils.checkpoint
 from torch import Tensor, nn
 
 from adapters.kernels.linear import fuse_linears
-from adapters.levels import Level, resolve_indices
+from adapters.levels import Level, is_token_model, resolve_indices, spread_blocks
 from adapters.necks.pyramid import build_pyramid, count_wanted_maps
 from adapters.padding import crop_to_stride, pad_to_multiple
 from adapters.trunk import freezing
@@ -229,7 +229,7 @@ class BackboneAdapter(nn.Module):
         self, out_indices: Sequence[int] | None, pyramid: Mapping[str, Any] | None
     ) -> tuple[int, ...]:
         count = len(self.stage_levels)
-        tokens = count > 1 and len({level.stride for level in self.stage_levels}) == 1
+        tokens = is_token_model(self.stage_levels)
         if out_indices is not None:
             kind = "blocks" if tokens else "stages"
             return resolve_indices(out_indices, count, f"{self.model_name} has {count} {kind}")
@@ -237,7 +237,7 @@ class BackboneAdapter(nn.Module):
             return (count - 1,)
         if tokens:
             wanted = 4 if pyramid is None else count_wanted_maps(pyramid)
-            return tuple(sorted({max(count * (k + 1) // wanted - 1, 0) for k in range(wanted)}))
+            return spread_blocks(wanted, count)
         strides = [level.stride for level in self.stage_levels]
         if set(DETECTOR_STRIDES) <= set(strides):
             return tuple(count - 1 - strides[::-1].index(stride) for stride in DETECTOR_STRIDES)

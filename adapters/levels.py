@@ -54,3 +54,20 @@ def resolve_indices(indices: Sequence[int], count: int, what: str, argument: str
             "in increasing order and without repeats."
         )
     return resolved
+
+
+def is_token_model(stage_levels: Sequence[Level]) -> bool:
+    """Tell whether every block of a model has the same stride, as in a vision transformer."""
+    return len(stage_levels) > 1 and len({level.stride for level in stage_levels}) == 1
+
+
+def spread_blocks(count: int, depth: int) -> tuple[int, ...]:
+    """Choose ``count`` evenly spaced blocks of ``depth``, the last block among them.
+
+    >>> spread_blocks(4, 12)
+    (2, 5, 8, 11)
+
+    Returns:
+        Increasing indices without repeats; fewer than ``count`` where there are fewer blocks.
+    """
+    return tuple(sorted({max(depth * (place + 1) // count - 1, 0) for place in range(count)}))

@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import timm
-import torch
 
 from adapters.factory import TimmAdapter
 from adapters.levels import Level
-from adapters.trunk.build import check_model_name, split_tag
+from adapters.trunk.build import build_without_data, check_model_name, split_tag
 
 RECORDS = Path(__file__).with_name("listing.json")
 
@@ -71,13 +70,7 @@ def _records() -> dict[str, dict[str, Any]]:
 def make_record(model_name: str) -> dict[str, Any]:
     """Build the adapter of a model, without memory where timm can, and read what it gives."""
     try:
-        try:
-            with torch.device("meta"):
-                adapter = TimmAdapter(model_name)
-        except (RuntimeError, NotImplementedError, ValueError):
-            # Some compute with their weights while they are built; and what looks like a reason to refuse a model may
-            # be that there is no data.
-            adapter = TimmAdapter(model_name)
+        adapter = build_without_data(lambda: TimmAdapter(model_name))
     except ValueError as error:
         return {"refused": str(error)}
     return {"levels": [[level.channels, level.stride] for level in adapter.levels]}

@@ -131,10 +131,10 @@ def describe_config(name: str, args: argparse.Namespace) -> tuple[Row, Any]:
     with redirect_stdout(sys.stderr):
         from mmengine.registry import MODELS
 
-        from adapters.describe.backbones import build_without_data
         from adapters.openmmlab.count_config import count_config
         from adapters.openmmlab.fit.config_tree import find_owner
         from adapters.openmmlab.run import load_config, make_parser
+        from adapters.trunk.build import build_without_data
 
     arguments = [name, *(["--backbone", args.backbone] if args.backbone else [])]
     if args.cfg_options:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-PACKAGE = Path(__file__).resolve().parent
+PACKAGE = Path(__file__).resolve().parents[1]
 
 #: Errors that tell a user what to do; others keep their traceback.
 USER_ERRORS = (ValueError, FileNotFoundError, ModuleNotFoundError)

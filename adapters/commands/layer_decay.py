@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from mmengine.logging import MMLogger
 from mmengine.registry import MODELS
 
-from adapters.describe.backbones import build_without_data
 from adapters.openmmlab.fit import drop_pretrained
 from adapters.openmmlab.layer_decay import TimmLayerDecayConstructor, format_groups
 from adapters.openmmlab.run import load_config, make_parser
+from adapters.trunk.build import build_without_data
 
 
 def print_layer_decay(arguments: Sequence[str] | None = None) -> None:

@@ -12,6 +12,7 @@ from adapters.base import BackboneAdapter
 from adapters.describe.counting import Count, count
 from adapters.factory import TimmAdapter
 from adapters.levels import Level
+from adapters.trunk.build import build_without_data
 
 #: The pyramid that the lines for a config give to a model of one stride.
 PYRAMID = {"type": "SimpleFeaturePyramid", "out_channels": 256}
@@ -68,16 +69,6 @@ def describe_backbone(
         classifier=count_classifier(model_name, native),
         lines=config_lines(adapter, options),
     )
-
-
-def build_without_data(build: Any) -> Any:
-    """Build a module on the meta device, or for real where its code computes with values."""
-    try:
-        with torch.device("meta"):
-            return build()
-    except (NotImplementedError, RuntimeError, TypeError):
-        # What torch raises for .item() on the meta device, and numpy where it is given such a tensor.
-        return build()
 
 
 def native_size(adapter: BackboneAdapter) -> tuple[int, int]:

@@ -7,7 +7,7 @@ from typing_extensions import Unpack
 
 from adapters.base import AdapterOptions, BackboneAdapter
 from adapters.kernels.long_attention import attention_of
-from adapters.levels import resolve_indices
+from adapters.levels import resolve_indices, spread_blocks
 from adapters.registry import register_model
 from adapters.trunk.patches import forget_size
 from adapters.trunk.rotary_tables import keep_tables
@@ -100,7 +100,7 @@ class VisionTransformerAdapter(BackboneAdapter):
         if self.window_size is None:
             return tuple(range(depth))
         if self._global_blocks_asked is None:
-            return tuple(sorted({max(depth * (quarter + 1) // 4 - 1, 0) for quarter in range(4)}))
+            return spread_blocks(4, depth)
         if not self._global_blocks_asked:
             return ()
         return resolve_indices(

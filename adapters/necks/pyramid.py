@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from adapters.levels import Level
+from adapters.levels import Level, spread_blocks
 from adapters.necks.rescale import MapNorm, check_strides, make_conv, make_resample, make_rescaling
 from adapters.registry import register_model
 
@@ -160,7 +160,7 @@ class TapPyramid(nn.Module):
         wanted = self.wanted_maps
         if count != wanted:
             depth = max(12, wanted)  # of an example that is deep enough
-            out_indices = tuple((index + 1) * depth // wanted - 1 for index in range(wanted))
+            out_indices = spread_blocks(wanted, depth)
             raise ValueError(
                 f"TapPyramid takes one map for each of out_strides={self.out_strides}, {wanted} in all, but "
                 f"got {count}. Ask the backbone for {wanted} blocks, such as out_indices={out_indices} of a "

@@ -17,7 +17,7 @@ from mmengine.hooks import CheckpointHook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner, find_latest_checkpoint
 
-from adapters.files import whole
+from adapters.files import atomic_write
 
 #: Name of :class:`WholeFileBackend` among mmengine's backends.
 WHOLE_FILES = "adapters_whole_files"
@@ -29,7 +29,7 @@ class WholeFileBackend(LocalBackend):
 
     def put(self, obj: bytes, filepath: str | Path) -> None:
         """Write bytes."""
-        with whole(Path(filepath)) as partial, partial.open("wb") as file:
+        with atomic_write(Path(filepath)) as partial, partial.open("wb") as file:
             file.write(obj)
             file.flush()
             os.fsync(file.fileno())

@@ -1,12 +1,15 @@
 """Building the wrapped timm model: names, the arguments that adapters own, and what timm has to offer."""
 
 import difflib
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import timm
+import torch
 from timm.models import list_models, model_entrypoint
 from torch import nn
+
+T = TypeVar("T")
 
 #: What an adapter decides, and the keyword of ours that decides it.
 OWNED_ARGUMENTS: dict[str, str] = {
@@ -116,3 +119,20 @@ def build_trunk(
 
 class UnsupportedSizingError(TypeError):
     """timm's class for this model does not know one of the arguments that make the image size free."""
+
+
+def build_without_data(build: Callable[[], T]) -> T:
+    """Build a module on the meta device, or for real where its code computes with values.
+
+    What looks like a user's mistake on the meta device may be that there are no values, so that a ``ValueError`` is
+    raised only if building for real raises it, too.
+
+    Args:
+        build: makes the module; it may be called twice.
+    """
+    try:
+        with torch.device("meta"):
+            return build()
+    except (NotImplementedError, RuntimeError, TypeError, ValueError):
+        # torch's errors for .item() on the meta device, and numpy's where it is given such a tensor.
+        return build()

@@ -14,7 +14,7 @@ from mmengine.logging import MessageHub, MMLogger
 from mmengine.runner import save_checkpoint
 
 from adapters import files as whole_files
-from adapters.files import whole
+from adapters.files import atomic_write
 from adapters.openmmlab.checkpoint_hook import WholeCheckpointHook, keep_checkpoints_whole, latest_checkpoint
 
 
@@ -126,7 +126,7 @@ def test_the_hook_of_mmengine_alone_is_replaced(hooks: dict[str, Any], expected:
 
 
 def write_half(path: Path) -> None:
-    with whole(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_text("tw")
         raise Killed
 

@@ -8,11 +8,11 @@ from mmengine.config import ConfigDict
 
 from adapters.base import BackboneAdapter
 from adapters.factory import TimmAdapter
-from adapters.levels import Level, format_levels
+from adapters.levels import Level, format_levels, is_token_model
 from adapters.openmmlab.fit.config_tree import WRAPPERS, Node, drop_pretrained, find_owner, type_name
 from adapters.openmmlab.fit.consumers import Reader, find_readers, list_necks
 from adapters.openmmlab.fit.original import Original, probe_original
-from adapters.openmmlab.fit.plan import Plan, is_token_model, plan_as_asked, plan_levels
+from adapters.openmmlab.fit.plan import Plan, plan_as_asked, plan_levels
 from adapters.openmmlab.fit.rewrite import bypass_rescaling_neck, write_levels
 
 #: Optimiser constructors of mmdet and mmseg that number the layers of certain backbones.

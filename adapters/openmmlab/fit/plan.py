@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
-from adapters.levels import Level
+from adapters.levels import Level, is_token_model, spread_blocks
 
 
 @dataclass(frozen=True)
@@ -21,11 +21,6 @@ class Plan:
     options: dict[str, Any] = field(default_factory=dict)
     index_of: dict[int, int] = field(default_factory=dict)
     exact: bool = True
-
-
-def is_token_model(stage_levels: Sequence[Level]) -> bool:
-    """Whether every block has the same stride, as in a vision transformer."""
-    return len(stage_levels) > 1 and len({level.stride for level in stage_levels}) == 1
 
 
 def plan_levels(
@@ -69,17 +64,14 @@ def _plan_tokens(
             pyramid["out_channels"] = 256
         return Plan({"pyramid": pyramid}, {position: index for index, position in enumerate(wanted)})
     if not strides_matter and len(old) <= depth:
-        blocks = [depth * (position + 1) // len(old) - 1 for position in wanted]
+        spread = spread_blocks(len(old), depth)
+        blocks = [spread[position] for position in wanted]
         return _in_order(blocks, wanted)
-    return Plan({"out_indices": _spread(min(4, depth), depth)}, exact=False)
+    return Plan({"out_indices": spread_blocks(4, depth)}, exact=False)
 
 
 def _in_order(indices: Sequence[int], wanted: Mapping[int, int]) -> Plan:
     return Plan({"out_indices": tuple(indices)}, {position: index for index, position in enumerate(wanted)})
-
-
-def _spread(count: int, depth: int) -> tuple[int, ...]:
-    return tuple(depth * (index + 1) // count - 1 for index in range(count))
 
 
 def _increasing(strides: Sequence[int]) -> bool:

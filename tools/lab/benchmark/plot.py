@@ -8,7 +8,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from adapters.files import whole
+from adapters.files import atomic_write
 from lab.benchmark.report import peer_title
 
 QUANTITIES = (("median", "seconds", 1.0), ("peak_bytes", "peak memory, MiB", 2.0**-20))
@@ -34,7 +34,7 @@ def plot_sweep(results: Iterable[Mapping[str, Any]], path: Path) -> None:
         panel.grid(which="both", alpha=0.3)
     if panels[0].get_legend_handles_labels()[0]:
         panels[0].legend()
-    with whole(path) as partial:
+    with atomic_write(path) as partial:
         figure.savefig(partial, format="png", dpi=150)
 
 

@@ -3,12 +3,12 @@
 import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import timm
-import torch
 
-from adapters.trunk.build import timm_module_name
+from adapters.trunk.build import build_without_data, timm_module_name
 from lab.coverage.store import write_json
 
 #: timm's own toys, for its unit tests.
@@ -36,11 +36,7 @@ def choose(model_names: Iterable[str]) -> list[Representative]:
     """Build each model without memory and keep the smallest of each family, by family name."""
     smallest: dict[str, Representative] = {}
     for name in model_names:
-        try:
-            with torch.device("meta"):
-                model = timm.create_model(name)
-        except RuntimeError:  # it computes with its weights while it is built
-            model = timm.create_model(name)
+        model = build_without_data(partial(timm.create_model, name))
         family = timm_module_name(name)
         count = sum(parameter.numel() for parameter in model.parameters())
         if family not in smallest or count < smallest[family].parameters:
