@@ -1,18 +1,18 @@
-"""The one place that touches mmengine's root registries.
+"""Registration with mmengine's root registries, asked for here alone and optional.
 
-mmdet's and mmseg's registries are children of mmengine's root, so what is registered on the root is visible
-from both scopes. mmengine is optional: without it the adapters work from Python, and only configs do not.
+mmdet's and mmseg's registries are children of mmengine's root, so a class registered on the root is visible from both
+scopes. Without mmengine the adapters work from Python, and only configs do not.
 """
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 try:
-    from mmengine.registry import MODELS, OPTIM_WRAPPER_CONSTRUCTORS
+    from mmengine.registry import HOOKS, MODELS, OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS
 except ModuleNotFoundError as error:
     if error.name != "mmengine":
         raise
-    MODELS = OPTIM_WRAPPER_CONSTRUCTORS = None
+    HOOKS = MODELS = OPTIM_WRAPPER_CONSTRUCTORS = OPTIM_WRAPPERS = None
 
 T = TypeVar("T", bound=Callable)
 
@@ -22,18 +22,30 @@ OPENMMLAB_REMEDY = (
 )
 
 
+def _register(registry: Any, target: T) -> T:
+    if registry is not None:
+        registry.register_module(module=target)
+    return target
+
+
 def register_model(target: T) -> T:
     """Register a backbone, neck or factory under its own name on the root ``MODELS``."""
-    if MODELS is not None:
-        MODELS.register_module(module=target)
-    return target
+    return _register(MODELS, target)
+
+
+def register_hook(target: T) -> T:
+    """Register a runner's hook under its own name on the root ``HOOKS``."""
+    return _register(HOOKS, target)
+
+
+def register_optim_wrapper(target: T) -> T:
+    """Register an optimiser wrapper under its own name on the root ``OPTIM_WRAPPERS``."""
+    return _register(OPTIM_WRAPPERS, target)
 
 
 def register_optim_wrapper_constructor(target: T) -> T:
-    """Register an optimiser-wrapper constructor under its own name on the root registry."""
-    if OPTIM_WRAPPER_CONSTRUCTORS is not None:
-        OPTIM_WRAPPER_CONSTRUCTORS.register_module(module=target)
-    return target
+    """Register an optimiser-wrapper constructor under its own name on the root ``OPTIM_WRAPPER_CONSTRUCTORS``."""
+    return _register(OPTIM_WRAPPER_CONSTRUCTORS, target)
 
 
 def require_mmengine(purpose: str) -> None:
