@@ -5,11 +5,13 @@ VENV := $(ROOT)/.venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install -c $(ROOT)/requirements/constraints.txt
 READY := $(VENV)/ready
+# What is asked while code is being edited.
+QUICK := tests/test_base.py tests/test_factory.py tests/weights
 
 # Threads that wait without spinning: on few cores, any other process makes spinning ones ten times slower.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help setup demo seg-demo bench bench-extract coverage learning test lint format clean
+.PHONY: help setup demo seg-demo bench bench-extract coverage learning test test-quick lint format clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -52,8 +54,11 @@ learning: setup  ## train each family beside mmseg's and mmdet's native classes,
 test: setup  ## all tests, two at a time
 	cd $(ROOT) && $(BIN)/python -m pytest -n 2
 
-lint: setup  ## ruff and mypy
-	cd $(ROOT) && $(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+test-quick: setup  ## the contract over the zoo, errors and weights (a minute)
+	cd $(ROOT) && $(BIN)/python -m pytest -n 2 -q -m "not slow" $(QUICK)
+
+lint: setup  ## ruff, mypy and the layers of the package (import-linter)
+	cd $(ROOT) && $(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
 
 format: setup  ## let ruff format the code
 	cd $(ROOT) && $(BIN)/ruff format . && $(BIN)/ruff check --fix .

@@ -18,7 +18,7 @@ UPSTREAM = ["mmengine", "mmcv", "mmdet", "mmsegmentation", "torch<2.6"]
 DATA = ["scikit-image", "matplotlib", "pycocotools", "tqdm", "rich"]
 EXTRACT = ["pyarrow", "tqdm"]
 RAY = [*EXTRACT, "ray[data]"]
-TEST = ["pytest", "pytest-xdist", "ruff", "mypy"]
+TEST = ["pytest", "pytest-xdist", "ruff", "mypy", "import-linter"]
 
 setup(
     name="dense-adapters",

@@ -7,12 +7,12 @@ import torch
 import torch.utils.checkpoint
 from torch import Tensor, nn
 
-from adapters.kernels.linear import fuse_linears
 from adapters.levels import Level, is_token_model, resolve_indices, spread_blocks
 from adapters.necks.pyramid import build_pyramid, count_wanted_maps
 from adapters.padding import crop_to_stride, pad_to_multiple
 from adapters.trunk import freezing
 from adapters.trunk.build import build_trunk, check_model_name, check_trunk_arguments
+from adapters.trunk.fused_mlps import fuse_mlps
 from adapters.weights import load as weights
 from adapters.weights import norm_eps
 from adapters.weights.load import resolve_source
@@ -105,7 +105,7 @@ class BackboneAdapter(nn.Module):
         self.stage_levels = self.read_stage_levels()
         self.out_indices = self._resolve_out_indices(out_indices, pyramid)
         self.adapt_trunk()
-        fuse_linears(self.trunk)
+        fuse_mlps(self.trunk)
         #: Keys of timm's full model that this one has no use for; a checkpoint may hold them.
         self.pruned_keys = full_keys - frozenset(self.trunk.state_dict())
 

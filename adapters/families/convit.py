@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 from timm.layers import resample_abs_pos_embed
-from timm.models.convit import GPSA, MHSA
+from timm.models.convit import GPSA, MHSA, Block
 from torch import Tensor
 
 from adapters.base import BackboneAdapter
@@ -22,25 +22,22 @@ class GatedPositionalAttention(GPSA):
     does their gated mixture, and timm's final renormalisation does nothing.
     """
 
-    #: ``(H, W)`` of the token grid, set by the adapter before each forward pass.
-    grid: tuple[int, int]
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``(B, H * W, C)`` on the grid ``(H, W)`` -> the same shape."""
+    def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Attend on a grid of ``(H, W)`` tokens, ``(B, H * W, C)`` -> the same shape."""
         batch, tokens, channels = x.shape
         head_dim = channels // self.num_heads
         # The fused kernel passes over the keys for every few hundred queries: one copy pays.
         query, key = self.qk(x).view(batch, tokens, 2, self.num_heads, head_dim).permute(2, 0, 3, 1, 4).contiguous()
         value = self.v(x).view(batch, tokens, self.num_heads, head_dim).transpose(1, 2).contiguous()
         content = attend(query, key, value)
-        content = content.transpose(1, 2).unflatten(1, self.grid)
+        content = content.transpose(1, 2).unflatten(1, grid)
         gate = torch.sigmoid(self.gating_param)[:, None]
-        x = torch.lerp(content, self.attend_positions(value).to(content.dtype), gate.to(content.dtype))
+        x = torch.lerp(content, self.attend_positions(value, grid).to(content.dtype), gate.to(content.dtype))
         return self.proj_drop(self.proj(x.reshape(batch, tokens, channels)))
 
-    def attend_positions(self, value: Tensor) -> Tensor:
-        """``(B, heads, H * W, d)`` -> ``(B, H, W, heads, d)``, averaged with the positional weights alone."""
-        height, width = self.grid
+    def attend_positions(self, value: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Average values by their positions alone, ``(B, heads, H * W, d)`` -> ``(B, H, W, heads, d)``."""
+        height, width = grid
         batch, heads, _, head_dim = value.shape
         along_x = self.axis_weights(width, 0).to(value.dtype)
         along_y = self.axis_weights(height, 1).to(value.dtype)
@@ -50,7 +47,7 @@ class GatedPositionalAttention(GPSA):
         return x.permute(0, 3, 2, 1, 4)
 
     def axis_weights(self, size: int, axis: int) -> Tensor:
-        """Attention along one axis, ``(heads, size, size)``, each row a distribution over the keys."""
+        """Compute attention along one axis, ``(heads, size, size)``, each row a distribution over the keys."""
         weight = self.pos_proj.weight
         index = torch.arange(size, device=weight.device, dtype=weight.dtype)
         offset = index[None, :] - index[:, None]
@@ -60,11 +57,24 @@ class GatedPositionalAttention(GPSA):
         return scores.softmax(dim=-1)
 
 
+class GridBlock(Block):
+    """A block with positional attention, which is called with the grid of its tokens.
+
+    The grid is an argument, not an attribute, so that passes of several sizes, threads and recomputation in the
+    backward pass cannot see one another's.
+    """
+
+    def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Run the block on a grid of ``(H, W)`` tokens, ``(B, H * W, C)`` -> the same shape."""
+        x = x + self.drop_path(self.attn(self.norm1(x), grid))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
+
+
 class SelfAttention(MHSA):
-    """Plain self-attention through the fused kernels."""
+    """Self-attention without positions, through torch's fused kernels."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(B, N, C)`` -> the same shape."""
+        """Let all tokens attend one another, ``(B, N, C)`` -> the same shape."""
         batch, tokens, channels = x.shape
         qkv = self.qkv(x).view(batch, tokens, 3, self.num_heads, channels // self.num_heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4).contiguous()
@@ -96,7 +106,11 @@ class ConViTAdapter(BackboneAdapter):
         super().adapt_trunk()
         forget_size(self.trunk.patch_embed)
         for block in self.trunk.blocks:
-            graft(block.attn, GatedPositionalAttention if block.use_gpsa else SelfAttention)
+            if block.use_gpsa:
+                graft(block, GridBlock)
+                graft(block.attn, GatedPositionalAttention)
+            else:
+                graft(block.attn, SelfAttention)
 
     def forward_trunk(self, image: Tensor) -> Sequence[Tensor]:
         trunk = self.trunk
@@ -110,9 +124,7 @@ class ConViTAdapter(BackboneAdapter):
         for index, block in enumerate(trunk.blocks):
             if index == trunk.local_up_to_layer:
                 tokens = torch.cat((trunk.cls_token.expand(tokens.shape[0], -1, -1), tokens), dim=1)
-            if block.use_gpsa:
-                block.attn.grid = grid
-            tokens = self.run_block(block, tokens)
+            tokens = self.run_block(block, tokens, *([grid] if block.use_gpsa else []))
             if index in self.out_indices:
                 patches = tokens[:, 1:] if index >= trunk.local_up_to_layer else tokens
                 if self.out_norm:

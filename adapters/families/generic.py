@@ -15,7 +15,7 @@ from adapters.any_size.nest import RectangularLevel
 from adapters.any_size.padding_search import EXPECTED_ERRORS, Geometry, NoGeometryError, find_geometry
 from adapters.any_size.sized_trunk import SizedTrunk, caches_of
 from adapters.base import BackboneAdapter
-from adapters.kernels.long_attention import attention_of
+from adapters.kernels.long_attention import redirect_attention
 from adapters.levels import Level
 from adapters.trunk.build import UnsupportedSizingError, build_trunk
 from adapters.trunk.crossvit import finish_in_first_branch
@@ -143,7 +143,7 @@ class GenericAdapter(BackboneAdapter):
             trunk = self.sized_trunk.at(trunk, (image.shape[-2], image.shape[-1]))
         elif self.caches:
             self._empty_caches()
-        with attention_of(trunk, image):
+        with redirect_attention(trunk, image):
             return trunk.forward_intermediates(
                 image, indices=list(self.out_indices), norm=self.out_norm, stop_early=True, intermediates_only=True
             )

@@ -8,6 +8,7 @@ from timm.models.swin_transformer_v2_cr import SwinTransformerV2CrBlock, WindowM
 from torch import Tensor
 
 from adapters.base import BackboneAdapter
+from adapters.kernels.linear import linear
 from adapters.kernels.packed_attention import attend_packed
 from adapters.registry import register_model
 from adapters.trunk.memo import Reuse
@@ -26,21 +27,19 @@ class WindowAttention(WindowMultiHeadAttention):
     biases: Reuse
 
     def attend(self, tokens: Tensor, batch: int, rows: Axis, columns: Axis) -> Tensor:
-        """``(B * H * W, C)`` -> the same shape, before the output projection."""
+        """Attend within windows, ``(B * H * W, C)`` -> the same shape, before the output projection."""
         bias = self.position_bias((rows.window, columns.window))
         dropout = self.attn_drop.p if self.training else 0.0
 
-        def attention(qkv: Tensor, mask: Tensor | None) -> Tensor:
+        def attend_qkv(qkv: Tensor, mask: Tensor | None) -> Tensor:
             return attend_packed(qkv, bias if mask is None else bias + mask, dropout, scale=1.0)
 
-        bytes_per_token = 3 * tokens.shape[-1] * tokens.element_size()
-        project = self._queries_keys_values
-        return attend_in_windows(tokens, batch, rows, columns, project, attention, SHIFT_MASK, bytes_per_token)
+        return attend_in_windows(tokens, batch, rows, columns, self._project_qkv, attend_qkv, SHIFT_MASK)
 
-    def _queries_keys_values(self, tokens: Tensor) -> Tensor:
-        """``(n, L, C)`` -> ``(n, L, 3, heads, C / heads)``: queries and keys of unit length, queries scaled."""
+    def _project_qkv(self, tokens: Tensor) -> Tensor:
+        """Project ``(n, L, C)`` to ``(n, L, 3, heads, C / heads)``: queries and keys of unit length, queries scaled."""
         head_dim = tokens.shape[-1] // self.num_heads
-        qkv = self.qkv(tokens).unflatten(-1, (3, self.num_heads, head_dim))
+        qkv = linear(self.qkv, tokens).unflatten(-1, (3, self.num_heads, head_dim))
         # 1e-12 is the eps of torch's normalize, which timm calls.
         length = torch.linalg.vector_norm(qkv[:, :, :2], dim=-1, keepdim=True).clamp_min(1e-12)
         scale = self.logit_scale.clamp(max=math.log(1.0 / 0.01)).exp()
@@ -52,7 +51,7 @@ class WindowAttention(WindowMultiHeadAttention):
         return qkv * torch.cat((factor, torch.ones_like(factor[:, :, :1])), dim=2)
 
     def position_bias(self, extent: tuple[int, int]) -> Tensor:
-        """``(heads, L, L)``, the bias of the meta network for windows of ``extent`` (``L`` is their product).
+        """Return the bias of the meta network for windows of ``extent``, ``(heads, L, L)`` (``L`` is their product).
 
         In eval mode it is evaluated again only once the network's parameters have changed.
         """
@@ -67,7 +66,7 @@ class WindowAttention(WindowMultiHeadAttention):
         return self
 
     def _evaluate_bias(self, extent: tuple[int, int]) -> Tensor:
-        """The bias, from the parameters as they are.
+        """Compute the bias from the parameters as they are, ``(heads, L, L)``.
 
         A pair's bias depends on its offset alone, so the network sees each of the ``(2h - 1)(2w - 1)`` distinct offsets
         once. With its dropout active, timm draws a mask for every pair, and so does this.
@@ -86,30 +85,30 @@ class WindowAttention(WindowMultiHeadAttention):
         return bias.t().reshape(self.num_heads, height * width, height * width)
 
     def _bias_of(self, offsets: Tensor) -> Tensor:
-        """``(n, 2)`` integer offsets -> ``(n, heads)``."""
+        """Evaluate the meta network at ``(n, 2)`` integer offsets, ``(n, heads)``."""
         offsets = offsets.to(self.logit_scale.dtype)
         return self.meta_mlp(offsets.sign() * torch.log1p(offsets.abs()))
 
 
 class AnySizeBlock(SwinTransformerV2CrBlock):
-    """A block whose windows, shift and masks follow the size of each input, and where no pad is attended."""
+    """A block whose windows, shift and masks follow the size of each input, and in which no pad is attended."""
 
     #: Sides of a full window, fixed by the pretraining whatever size the model was built for.
     full_window: tuple[int, int]
 
     def _shifted_window_attn(self, x: Tensor) -> Tensor:
-        """``(B, H, W, C)`` -> the same shape: pad right and bottom, roll, attend in windows, and undo all that."""
+        """Pad right and bottom, roll, attend in windows and undo all that, ``(B, H, W, C)`` -> the same shape."""
         shifted = any(self.target_shift_size)
         rows, columns = (
             window_axis(size, full, shifted) for size, full in zip(x.shape[1:3], self.full_window, strict=True)
         )
         attn = cast(WindowAttention, self.attn)
         tokens = attn.attend(x.reshape(-1, x.shape[-1]), x.shape[0], rows, columns)
-        return attn.proj_drop(attn.proj(tokens)).view(x.shape)
+        return attn.proj_drop(linear(attn.proj, tokens)).view(x.shape)
 
 
 def window_axis(size: int, full_window: int, shifted: bool) -> Axis:
-    """One side of a stage's grid. A side no larger than a window is one window, neither padded nor shifted."""
+    """Cut one side of a stage's grid; a side no larger than a window is one window, neither padded nor shifted."""
     return Axis(size, full_window, full_window // 2 if shifted else 0) if size > full_window else Axis(size, size)
 
 
@@ -127,7 +126,7 @@ class SwinV2CrAdapter(BackboneAdapter):
 
     @property
     def pad_multiple(self) -> int:
-        """The patch: patch merging rounds up by itself, as it does in timm."""
+        """The side of a patch: patch merging rounds up by itself, as it does in timm."""
         return self.stage_levels[0].stride
 
     def adapt_trunk(self) -> None:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from adapters.base import AdapterOptions, BackboneAdapter
+from adapters.kernels.linear import linear
 from adapters.kernels.long_attention import attend
 from adapters.kernels.packed_attention import attend_packed
 from adapters.registry import register_model
@@ -24,57 +25,51 @@ class WindowAttention(LocallyGroupedAttn):
     padding: str
 
     def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
-        """``(B, H * W, C)`` on an ``H x W`` grid -> the same shape."""
+        """Attend within windows of an ``H x W`` grid, ``(B, H * W, C)`` -> the same shape."""
         batch, tokens, channels = x.shape
         rows, columns = (Axis(side, self.ws) for side in size)
         # Whether there are pads is asked where it matters alone: the answer is a guard of a compiled graph.
         masked = self.padding == "mask" or (
             self.padding == "mmseg" and rows.size != rows.padded and columns.size != columns.padded
         )
+        wrapped_score = 0.0 if masked else None
         joined = attend_in_windows(
-            x.reshape(-1, channels),
-            batch,
-            rows,
-            columns,
-            self._queries_keys_values,
-            self._attend,
-            apart=0.0 if masked else None,
-            bytes_per_token=3 * channels * x.element_size(),
+            x.reshape(-1, channels), batch, rows, columns, self._project_qkv, self._attend_qkv, wrapped_score
         )
-        return self.proj_drop(self.proj(joined)).view(batch, tokens, channels)
+        return self.proj_drop(linear(self.proj, joined)).view(batch, tokens, channels)
 
-    def _queries_keys_values(self, tokens: Tensor) -> Tensor:
-        """``(windows, L, C)`` -> ``(windows, L, 3, heads, C / heads)``."""
-        return self.qkv(tokens).unflatten(-1, (3, self.num_heads, tokens.shape[-1] // self.num_heads))
+    def _project_qkv(self, tokens: Tensor) -> Tensor:
+        """Project ``(windows, L, C)`` to ``(windows, L, 3, heads, C / heads)``."""
+        return linear(self.qkv, tokens).unflatten(-1, (3, self.num_heads, tokens.shape[-1] // self.num_heads))
 
-    def _attend(self, qkv: Tensor, mask: Tensor | None) -> Tensor:
-        """``(windows, L, 3, heads, C / heads)`` -> ``(windows, L, C)``."""
+    def _attend_qkv(self, qkv: Tensor, mask: Tensor | None) -> Tensor:
+        """Attend within each window, ``(windows, L, 3, heads, C / heads)`` -> ``(windows, L, C)``."""
         return attend_packed(qkv, mask, self.attn_drop.p if self.training else 0.0)
 
 
 class SubsampledAttention(GlobalSubSampleAttn):
-    """Every token attends a grid that a strided convolution has subsampled."""
+    """Attention of every token to a grid that a strided convolution has subsampled."""
 
     def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
-        """``(B, H * W, C)`` on an ``H x W`` grid -> the same shape."""
+        """Attend the subsampled ``H x W`` grid, ``(B, H * W, C)`` -> the same shape."""
         batch, tokens, channels = x.shape
         head_dim = channels // self.num_heads
-        query = self.q(x).view(batch, tokens, self.num_heads, head_dim).transpose(1, 2)
+        query = linear(self.q, x).view(batch, tokens, self.num_heads, head_dim).transpose(1, 2)
         if self.sr is not None:
             x = self.sr(as_map(x, size)).flatten(2).transpose(1, 2)
             x = self.norm(x)
         # One copy of the few keys and values: the fused kernel passes over them for every few hundred queries.
-        kv = self.kv(x).view(batch, -1, 2, self.num_heads, head_dim).permute(2, 0, 3, 1, 4).contiguous()
+        kv = linear(self.kv, x).view(batch, -1, 2, self.num_heads, head_dim).permute(2, 0, 3, 1, 4).contiguous()
         key, value = kv.unbind(0)
         x = attend(query, key, value, dropout_p=self.attn_drop.p if self.training else 0.0)
-        return self.proj_drop(self.proj(x.transpose(1, 2).reshape(batch, tokens, channels)))
+        return self.proj_drop(linear(self.proj, x.transpose(1, 2).reshape(batch, tokens, channels)))
 
 
 class PositionConv(PosConv):
     """The conditional position encoding (arXiv 2102.10882): a depthwise convolution, added to the tokens."""
 
     def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
-        """``(B, H * W, C)`` on an ``H x W`` grid -> the same shape.
+        """Add the encoding to the tokens of an ``H x W`` grid, ``(B, H * W, C)`` -> the same shape.
 
         The sum takes the layout of its first term: adding to the tokens keeps them contiguous for the blocks that
         follow, where timm's sum of maps leaves every later norm and projection a copy to make.
@@ -83,7 +78,7 @@ class PositionConv(PosConv):
 
 
 def as_map(tokens: Tensor, size: tuple[int, int]) -> Tensor:
-    """``(B, H * W, C)`` -> ``(B, C, H, W)``, the same memory.
+    """View ``(B, H * W, C)`` as ``(B, C, H, W)``, the same memory.
 
     By way of ``(B, H, W, C)``, since the strides of that are what convolutions recognise as channels-last also for a
     single image; others they copy, and so does whatever reads their output as tokens.

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from adapters.base import AdapterOptions, BackboneAdapter
-from adapters.kernels.long_attention import attention_of
+from adapters.kernels.long_attention import redirect_attention
 from adapters.levels import resolve_indices, spread_blocks
 from adapters.registry import register_model
 from adapters.trunk.patches import forget_size
@@ -81,7 +81,7 @@ class VisionTransformerAdapter(BackboneAdapter):
         if self.window_size is not None and any(side > self.window_size for side in grid):
             windowed = WindowedRunner(len(image), grid, self.window_size, trunk.num_prefix_tokens, tokens)
         maps = []
-        with attention_of(trunk, image):
+        with redirect_attention(trunk, image):
             for index, block in enumerate(trunk.blocks):
                 position = rotary if rotary_by_block is None else rotary_by_block[index]
                 if windowed is not None and index not in self.global_blocks:
@@ -96,7 +96,7 @@ class VisionTransformerAdapter(BackboneAdapter):
         return maps
 
     def _resolve_global_blocks(self, depth: int) -> tuple[int, ...]:
-        """Blocks that attend everything, of a trunk that is not pruned yet."""
+        """Return the blocks that attend the whole image, of a trunk that is not pruned yet."""
         if self.window_size is None:
             return tuple(range(depth))
         if self._global_blocks_asked is None:

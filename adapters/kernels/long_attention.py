@@ -1,9 +1,9 @@
-"""Long attention in bfloat16 on the CPU.
+"""Long attention in bfloat16, in inference on a CPU without matrix tiles (AMX).
 
-torch's fused kernel takes as long in bfloat16 as in fp32 where the CPU has no matrix tiles (AMX): it multiplies pieces
-too small for the units that bfloat16 has. Products of whole heads, or of as much of one as leaves its scores in the
-caches, take a quarter to a half less time. The scores are bfloat16 between the two products, as they are in any
-attention that is written out under autocast.
+torch's fused attention takes as long in bfloat16 as in fp32 there: it multiplies blocks too small for the units that
+bfloat16 has. Products of whole heads, or of as many queries of one head as leave their scores in the caches, take a
+quarter to a half less time. The scores are bfloat16 between the two products, as they are in any attention that is
+written out under autocast.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,16 +15,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from adapters.kernels.chunks import PIECE_BYTES, is_plain_pass
-from adapters.kernels.linear import BF16_IS_FAST
+from adapters.kernels.cpu import FUSED_BF16_ATTENTION_IS_SLOW, is_eager_cpu_inference
 
+#: Bytes of the scores that are made at once.
+SCORE_BYTES = 8 * 2**20
 #: The fused kernel is the faster one below so many keys, or so many scores of a head.
 FEWEST_KEYS = 128
 FEWEST_SCORES = 192**2
-#: Pixels of a batch below which looking for calls of attention costs more than they could gain.
+#: Pixels of a batch below which looking for calls of attention costs more than it could gain.
 FEWEST_PIXELS = 512**2
-
-_KERNEL_IS_SLOW = BF16_IS_FAST and not getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
 
 
 def attend(
@@ -37,7 +36,7 @@ def attend(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
-    """``torch.nn.functional.scaled_dot_product_attention``, in the form that is the fastest on the device.
+    """Compute ``torch.nn.functional.scaled_dot_product_attention``, in the form that is the fastest on the device.
 
     Args:
         query: ``(B, heads, N, d)``.
@@ -48,31 +47,31 @@ def attend(
     Returns:
         ``(B, heads, N, e)``.
     """
-    plain = attn_mask is None and not dropout_p and not is_causal and not enable_gqa
-    if plain and _goes_in_pieces(query, key, value):
+    is_simple = attn_mask is None and not dropout_p and not is_causal and not enable_gqa
+    if is_simple and _is_better_unfused(query, key, value):
         query, key, value = (x.to(torch.bfloat16) for x in (query, key, value))
-        return _attend_in_pieces(query, key, value, query.shape[-1] ** -0.5 if scale is None else scale)
+        return _attend_in_chunks(query, key, value, query.shape[-1] ** -0.5 if scale is None else scale)
     return F.scaled_dot_product_attention(
         query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
     )
 
 
-def attention_of(trunk: nn.Module, image: Tensor) -> AbstractContextManager[object]:
-    """What timm's own blocks are to run in: calls of torch's attention become calls of :func:`attend`.
+def redirect_attention(trunk: nn.Module, image: Tensor) -> AbstractContextManager[object]:
+    """Return a context in which the calls of torch's attention by timm's own blocks become calls of :func:`attend`.
 
     Args:
-        trunk: of timm; without fused attention anywhere, there is nothing to look for.
-        image: ``(B, C, H, W)``, what the pass is on.
+        trunk: timm's model; without fused attention anywhere, nothing is redirected.
+        image: the input of the pass, ``(B, C, H, W)``; small ones are not worth looking.
     """
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else image.dtype
-    wanted = _KERNEL_IS_SLOW and dtype == torch.bfloat16 and is_plain_pass(image)
+    wanted = FUSED_BF16_ATTENTION_IS_SLOW and dtype == torch.bfloat16 and is_eager_cpu_inference(image)
     large = image[:, 0].numel() >= FEWEST_PIXELS
     if wanted and large and any(hasattr(module, "fused_attn") for module in trunk.modules()):
-        return _Attend()
+        return _Redirect()
     return nullcontext()
 
 
-class _Attend(TorchFunctionMode):
+class _Redirect(TorchFunctionMode):
     def __torch_function__(
         self,
         func: Callable[..., Any],
@@ -83,12 +82,12 @@ class _Attend(TorchFunctionMode):
         return (attend if func is F.scaled_dot_product_attention else func)(*args, **(kwargs or {}))
 
 
-def _goes_in_pieces(query: Tensor, key: Tensor, value: Tensor) -> bool:
+def _is_better_unfused(query: Tensor, key: Tensor, value: Tensor) -> bool:
     autocast = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
     dtypes = {query.dtype, key.dtype, value.dtype}
     return (
-        _KERNEL_IS_SLOW
-        and is_plain_pass(query)
+        FUSED_BF16_ATTENTION_IS_SLOW
+        and is_eager_cpu_inference(query)
         and (dtypes == {torch.bfloat16} or (autocast and torch.float64 not in dtypes))
         and query.ndim == key.ndim == value.ndim == 4
         and query.shape[:2] == key.shape[:2] == value.shape[:2]
@@ -97,16 +96,16 @@ def _goes_in_pieces(query: Tensor, key: Tensor, value: Tensor) -> bool:
     )
 
 
-def _attend_in_pieces(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-    """As many heads at once, or queries of one head, as have ``PIECE_BYTES`` of scores.
+def _attend_in_chunks(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+    """Attend as many heads at once, or queries of one head, as have ``SCORE_BYTES`` of scores.
 
     The result is laid out as ``(B, N, heads, e)``, as the layers that follow take it.
     """
     batch, heads, queries, _ = query.shape
     keys = key.shape[2]
-    most = max(1, PIECE_BYTES // (keys * query.element_size()))
-    heads_at_once = max(1, min(heads, most // queries))
-    rows = -(-queries // -(-queries // most))  # pieces of even length
+    rows_at_most = max(1, SCORE_BYTES // (keys * query.element_size()))
+    heads_at_once = max(1, min(heads, rows_at_most // queries))
+    rows = -(-queries // -(-queries // rows_at_most))  # chunks of even length
     scores = query.new_empty(heads_at_once * rows * keys)
     out = query.new_empty(batch, queries, heads, value.shape[3])
     for image in range(batch):
@@ -114,9 +113,9 @@ def _attend_in_pieces(query: Tensor, key: Tensor, value: Tensor, scale: float) -
             some = slice(first, first + heads_at_once)
             turned = (key[image, some] * scale).transpose(1, 2)
             for start in range(0, queries, rows):
-                piece = query[image, some, start : start + rows]
-                weights = scores[: piece.shape[0] * piece.shape[1] * keys].view(*piece.shape[:2], keys)
-                torch.bmm(piece, turned, out=weights)
+                chunk = query[image, some, start : start + rows]
+                weights = scores[: chunk.shape[0] * chunk.shape[1] * keys].view(*chunk.shape[:2], keys)
+                torch.bmm(chunk, turned, out=weights)
                 torch.softmax(weights, dim=-1, out=weights)
                 out[image, start : start + rows, some] = torch.bmm(weights, value[image, some]).transpose(0, 1)
     return out.transpose(1, 2)

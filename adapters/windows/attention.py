@@ -1,4 +1,4 @@
-"""Attention inside windows of a token map: all of them at once, piece by piece, or in a form that compiles."""
+"""Attention inside the windows of a token map: eagerly by groups of windows, and in a form that compiles."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -6,11 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adapters.kernels.chunks import rows_at_once
 from adapters.windows.partition import Axis, Windows, windows_of
 
-Project = Callable[[Tensor], Tensor]
-Attention = Callable[[Tensor, Tensor | None], Tensor]
+#: ``(n, L, C)`` of n windows -> queries, keys and values of their tokens, ``(n, L, ...)``.
+ProjectQkv = Callable[[Tensor], Tensor]
+#: Those, and a mask to add to the scores, ``(L, L)`` or ``(n, 1, L, L)``, or None -> ``(n, L, C)``.
+AttendQkv = Callable[[Tensor, Tensor | None], Tensor]
 
 
 def attend_in_windows(
@@ -18,55 +19,38 @@ def attend_in_windows(
     batch: int,
     rows: Axis,
     columns: Axis,
-    project: Project,
-    attention: Attention,
-    apart: float | None,
-    bytes_per_token: int,
+    project_qkv: ProjectQkv,
+    attend_qkv: AttendQkv,
+    wrapped_score: float | None,
 ) -> Tensor:
-    """Attention inside every window.
+    """Let the tokens of every window attend one another.
 
-    Only the last windows of an axis can hold pads or cells from the other side, so masks belong to a few windows, and
+    Only the last windows of an axis can hold pads or cells from over the edge, so masks belong to a few windows, and
     the others are attended without any.
 
     Args:
         tokens: ``(B * H * W, C)``.
         batch: ``B``.
-        rows, columns: how each side is cut.
-        project: ``(n, L, C)`` of n windows -> what their tokens attend with, ``(n, L, ...)``.
-        attention: windows of that, and a mask to add to the scores, ``(1, L, L)`` or ``(n, 1, L, L)``, or None ->
-            ``(n, L, C)``.
-        apart: what the mask adds between cells that the roll has brought together; no pad is attended. None for no
-            mask at all.
-        bytes_per_token: of the largest intermediate result.
+        rows, columns: the cuts of each side.
+        project_qkv: ``(n, L, C)`` of n windows -> ``(n, L, 3, heads, d)``.
+        attend_qkv: that of some windows and their mask -> ``(n, L, C)``.
+        wrapped_score: score added between cells that the cyclic shift made neighbours (-100 in SwinV2-CR, 0 where
+            nothing shifts); padded keys always get minus infinity. None switches masking off.
 
     Returns:
         ``(B * H * W, C)``.
     """
     if torch.compiler.is_compiling():
-        return _attend_compiled(tokens, batch, rows, columns, project, attention, apart)
+        return _attend_compiled(tokens, batch, rows, columns, project_qkv, attend_qkv, wrapped_score)
     windows = windows_of(batch, rows, columns, tokens.device)
-    runs = [windows.whole] if apart is None else windows.runs
-    masks = [None if apart is None else run.mask(tokens.dtype, apart) for run in runs]
-    count = runs[-1].stop
-    step = rows_at_once(tokens, count, windows.area * bytes_per_token)
-    if step == count:
-        # One split, whose derivative is one concatenation, where that of slices would be a sum of padded ones.
-        projected = project(windows.split(tokens)).split([run.stop - run.start for run in runs])
-        parts = [attention(part, mask) for part, mask in zip(projected, masks, strict=True)]
-        return windows.join(torch.cat(parts) if len(parts) > 1 else parts[0])
-    out: Tensor | None = None
-    for start in range(0, count, step):
-        stop = min(start + step, count)
-        piece = windows.gather(tokens, start * windows.area, stop * windows.area)
-        projected = project(piece.view(-1, windows.area, tokens.shape[-1]))
-        for run, mask in zip(runs, masks, strict=True):
-            first, last = max(start, run.start), min(stop, run.stop)
-            if first < last:
-                part = attention(projected[first - start : last - start], mask)
-                out = part.new_empty(count, *part.shape[1:]) if out is None else out
-                out[first:last] = part
-    assert out is not None
-    return windows.join(out)
+    qkv = project_qkv(windows.split(tokens))
+    if wrapped_score is None:
+        return windows.join(attend_qkv(qkv, None))
+    masks = [group.mask(tokens.dtype, wrapped_score) for group in windows.groups]
+    # One split, whose derivative is one concatenation, where that of slices would be a sum of padded ones.
+    parts = qkv.split([group.stop - group.start for group in windows.groups])
+    attended = [attend_qkv(part, mask) for part, mask in zip(parts, masks, strict=True)]
+    return windows.join(torch.cat(attended) if len(attended) > 1 else attended[0])
 
 
 # For torch.compile. Which windows are alike, and where their cells lie, is decided by Python from the sizes; traced
@@ -79,13 +63,13 @@ def _attend_compiled(
     batch: int,
     rows: Axis,
     columns: Axis,
-    project: Project,
-    attention: Attention,
-    apart: float | None,
+    project_qkv: ProjectQkv,
+    attend_qkv: AttendQkv,
+    wrapped_score: float | None,
 ) -> Tensor:
     layout = [batch, rows.size, rows.window, rows.shift, columns.size, columns.window, columns.shift]
-    mask = None if apart is None else _masks(tokens.detach(), layout, apart)
-    return _join(attention(project(_split(tokens, layout)), mask).contiguous(), layout)
+    mask = None if wrapped_score is None else _masks(tokens.detach(), layout, wrapped_score)
+    return _join(attend_qkv(project_qkv(_split(tokens, layout)), mask).contiguous(), layout)
 
 
 def _windows(layout: Sequence[int], device: torch.device) -> Windows:
@@ -104,14 +88,14 @@ def _join(windows: Tensor, layout: Sequence[int]) -> Tensor:
 
 
 @torch.library.custom_op("adapters::window_masks", mutates_args=())
-def _masks(like: Tensor, layout: Sequence[int], apart: float) -> Tensor:
-    """Of every window, ``(windows, 1, L, L)``."""
+def _masks(like: Tensor, layout: Sequence[int], wrapped_score: float) -> Tensor:
+    """Return the mask of every window, ``(windows, 1, L, L)``."""
     windows = _windows(layout, like.device)
-    masks = like.new_zeros(windows.runs[-1].stop, 1, windows.area, windows.area)
-    for run in windows.runs:
-        mask = run.mask(like.dtype, apart)
+    masks = like.new_zeros(windows.count, 1, windows.area, windows.area)
+    for group in windows.groups:
+        mask = group.mask(like.dtype, wrapped_score)
         if mask is not None:
-            masks[run.start : run.stop] = mask
+            masks[group.start : group.stop] = mask
     return masks
 
 
@@ -131,7 +115,7 @@ def _(windows: Tensor, layout: Sequence[int]) -> Tensor:
 
 
 @_masks.register_fake
-def _(like: Tensor, layout: Sequence[int], apart: float) -> Tensor:  # noqa: ARG001, torch passes it
+def _(like: Tensor, layout: Sequence[int], wrapped_score: float) -> Tensor:  # noqa: ARG001, torch passes it
     count, area = _count_and_area(layout)
     return like.new_empty(count, 1, area, area)
 

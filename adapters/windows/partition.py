@@ -6,7 +6,7 @@ faster on a CPU than padding, rolling and permuting one after the other.
 
 import functools
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -28,74 +28,78 @@ class Axis:
 
     @property
     def count(self) -> int:
-        """How many windows cover the axis."""
+        """The number of windows that cover the axis."""
         return -(-self.size // self.window)
 
     @property
     def padded(self) -> int:
-        """Cells with the pads."""
+        """The number of cells, pads included."""
         return self.count * self.window
 
     @property
-    def plain(self) -> int:
-        """How many windows, from the first, hold neither pads nor cells that the roll brought from the other side."""
+    def unmasked_count(self) -> int:
+        """The number of windows, from the first, without pads and without cells that the roll brought over the edge."""
         first = self.count - 1 if self.shift else self.count
         return min(first, (self.size - self.shift) // self.window)
 
     def cells(self, device: torch.device) -> Tensor:
-        """Which cell of the axis stands at each place after padding and rolling, ``(padded,)``; pads are >= size."""
+        """Return the cell that stands at each place after padding and rolling, ``(padded,)``; pads are >= size."""
         return (torch.arange(self.padded, device=device) + self.shift) % self.padded
 
     def labels(self, index: int, device: torch.device) -> Tensor:
-        """``(window,)`` for one window: PAD, 1 for cells from the other side, 0 for the rest."""
+        """Label the cells of one window, ``(window,)``: PAD, 1 for cells from over the edge, 0 for the rest."""
         place = torch.arange(index * self.window, (index + 1) * self.window, device=device)
         is_pad = (place + self.shift) % self.padded >= self.size
         return (place >= self.padded - self.shift).long().masked_fill(is_pad, PAD)
 
-    def runs(self, device: torch.device) -> Iterator[tuple[slice, Tensor]]:
-        """The windows that can be attended alike: the plain ones together, then each of the others, with its labels."""
-        if self.plain:
-            yield slice(0, self.plain), torch.zeros(self.window, dtype=torch.long, device=device)
-        for index in range(self.plain, self.count):
+    def groups(self, device: torch.device) -> Iterator[tuple[slice, Tensor]]:
+        """Yield the windows that need the same mask, with their labels: the unmasked together, each other by itself."""
+        if self.unmasked_count:
+            yield slice(0, self.unmasked_count), torch.zeros(self.window, dtype=torch.long, device=device)
+        for index in range(self.unmasked_count, self.count):
             yield slice(index, index + 1), self.labels(index, device)
 
 
 @dataclass(frozen=True)
-class Run:
-    """Windows ``start .. stop`` of a split, which share the labels of their rows and columns."""
+class WindowGroup:
+    """Consecutive windows of a split, ``start .. stop``, that need the same attention mask, or none."""
 
     start: int
     stop: int
     row_labels: Tensor
     column_labels: Tensor
-    plain: bool
+    unmasked: bool
 
-    def mask(self, dtype: torch.dtype, apart: float) -> Tensor | None:
-        """Scores to add, ``(L, L)``: ``apart`` between cells that the roll brought together, and no pad is attended.
+    def mask(self, dtype: torch.dtype, wrapped_score: float) -> Tensor | None:
+        """Return what the group's mask adds to the scores, ``(L, L)``, or None for unmasked windows.
 
-        None for plain windows, which need none.
+        Args:
+            dtype: of the scores.
+            wrapped_score: added between cells that the roll made neighbours; padded keys get minus infinity.
         """
-        if self.plain:
+        if self.unmasked:
             return None
         same_row = self.row_labels[:, None] == self.row_labels[None, :]
         same_column = self.column_labels[:, None] == self.column_labels[None, :]
         same = (same_row[:, None, :, None] & same_column[None, :, None, :]).flatten(2).flatten(0, 1)
         is_pad = ((self.row_labels == PAD)[:, None] | (self.column_labels == PAD)[None, :]).flatten()
         scores = torch.zeros(same.shape, dtype=dtype, device=same.device)
-        return scores.masked_fill(~same, apart).masked_fill(is_pad, float("-inf"))
+        return scores.masked_fill(~same, wrapped_score).masked_fill(is_pad, float("-inf"))
 
 
 class Windows:
-    """The windows of a batch of equal grids: where each cell goes, and where it comes back from.
+    """The windows of a batch of equal grids, as indices of where each cell goes and where it comes back from.
 
     Args:
-        batch: how many grids.
+        batch: the number of grids.
         rows: the vertical axis.
         columns: the horizontal axis.
         device: of the maps.
 
     Attributes:
-        runs: groups of alike windows, in the order of :meth:`split`; the plain ones come first.
+        area: tokens of a window, ``L``.
+        count: windows of the whole batch.
+        groups: windows that need the same mask, in the order of :meth:`split`; the unmasked ones come first.
     """
 
     def __init__(self, batch: int, rows: Axis, columns: Axis, device: torch.device) -> None:
@@ -109,54 +113,48 @@ class Windows:
         first_cells = torch.arange(batch, device=device)[:, None, None, None] * (rows.size * columns.size)
         grid = (grid + first_cells).clamp(max=cells)
 
-        self.runs: list[Run] = []
+        self.groups: list[WindowGroup] = []
         indices: list[Tensor] = []
         done = 0
-        for row_slice, row_labels in rows.runs(device):
-            for column_slice, column_labels in columns.runs(device):
+        for row_slice, row_labels in rows.groups(device):
+            for column_slice, column_labels in columns.groups(device):
                 index = grid[:, row_slice, column_slice]
                 count = batch * index.shape[1] * index.shape[2]
-                plain = row_slice.stop <= rows.plain and column_slice.stop <= columns.plain
-                self.runs.append(Run(done, done + count, row_labels, column_labels, plain))
+                unmasked = row_slice.stop <= rows.unmasked_count and column_slice.stop <= columns.unmasked_count
+                self.groups.append(WindowGroup(done, done + count, row_labels, column_labels, unmasked))
                 indices.append(index.reshape(-1))
                 done += count
+        self.count = done
         index = torch.cat(indices) if len(indices) > 1 else indices[0]
         places = torch.arange(index.numel(), device=device)
         self._index = index
         self._inverse = places.new_empty(cells + 1).index_copy_(0, index, places)[:cells]
-        #: Pads lie at or after this place: plain windows have none, and they come first.
-        self._first_pad = self.runs[0].stop * self.area if self.runs[0].plain else 0
-
-    @property
-    def whole(self) -> Run:
-        """All windows as one run, attended without a mask."""
-        return replace(self.runs[0], start=0, stop=self.runs[-1].stop, plain=True)
+        #: Pads lie at or after this place: unmasked windows have none, and they come first.
+        self._first_pad = self.groups[0].stop * self.area if self.groups[0].unmasked else 0
 
     def split(self, tokens: Tensor) -> Tensor:
-        """``(B * H * W, C)`` -> ``(windows, L, C)``, zeros where a window reaches past the grid."""
+        """Cut ``(B * H * W, C)`` into ``(windows, L, C)``, with zeros where a window reaches past the grid."""
         return _Split.apply(tokens, self).view(-1, self.area, tokens.shape[-1])
 
     def join(self, windows: Tensor) -> Tensor:
-        """``(windows, L, C)`` -> ``(B * H * W, C)``, the pads dropped."""
+        """Put ``(windows, L, C)`` back together, ``(B * H * W, C)``, without the pads."""
         return _Join.apply(windows.reshape(-1, windows.shape[-1]), self)
 
-    def gather(self, tokens: Tensor, start: int = 0, stop: int | None = None) -> Tensor:
-        """The data of :meth:`split`, ``(windows * L, C)``, or the rows ``start .. stop`` of it."""
+    def gather(self, tokens: Tensor) -> Tensor:
+        """Compute the data of :meth:`split` without its derivative, ``(B * H * W, C)`` -> ``(windows * L, C)``."""
         cells = tokens.shape[0]
-        index = self._index[start:stop]
-        out = tokens.index_select(0, index.clamp(max=cells - 1))
-        first_pad = max(self._first_pad - start, 0)
-        if first_pad < out.shape[0]:
-            out[first_pad:].masked_fill_((index[first_pad:] == cells)[:, None], 0)
+        out = tokens.index_select(0, self._index.clamp(max=cells - 1))
+        if self._first_pad < out.shape[0]:
+            out[self._first_pad :].masked_fill_((self._index[self._first_pad :] == cells)[:, None], 0)
         return out
 
     def scatter(self, windows: Tensor) -> Tensor:
-        """The data of :meth:`join`, ``(B * H * W, C)``."""
+        """Compute the data of :meth:`join` without its derivative, ``(windows * L, C)`` -> ``(B * H * W, C)``."""
         return windows.index_select(0, self._inverse)
 
 
 def windows_of(batch: int, rows: Axis, columns: Axis, device: torch.device) -> Windows:
-    """The windows of a batch of equal grids, made once for all blocks and passes that cut alike."""
+    """Return the windows of a batch of equal grids, made once for all blocks and passes that cut alike."""
     # Tensors that hold no data, or that a graph is to make, must not be kept for others.
     if is_in_torch_dispatch_mode() or torch.compiler.is_compiling():
         return Windows(batch, rows, columns, device)

@@ -11,16 +11,16 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from adapters.windows.partition import Axis, Run, windows_of
+from adapters.windows.partition import Axis, WindowGroup, windows_of
 
 RunBlock = Callable[..., Tensor]
 
 
 class WindowedRunner:
-    """Runs blocks inside windows of one grid; built once per forward pass.
+    """A caller of blocks that runs them inside the windows of one grid; built once per forward pass.
 
     Args:
-        batch: images.
+        batch: the number of images.
         grid: ``(H, W)`` in patches.
         window_size: side of a window in patches.
         prefix_tokens: tokens before the patches.
@@ -32,10 +32,10 @@ class WindowedRunner:
         self.batch = batch
         self.prefix_tokens = prefix_tokens
         self.windows = windows_of(batch, rows, columns, like.device)
-        self.masks = [self._mask(run, like.dtype) for run in self.windows.runs]
+        self.masks = [self._mask(group, like.dtype) for group in self.windows.groups]
 
     def __call__(self, run_block: RunBlock, block: nn.Module, tokens: Tensor, rotary: Tensor | None) -> Tensor:
-        """One block.
+        """Run one block.
 
         Args:
             run_block: calls a block, with or without gradient checkpointing.
@@ -50,11 +50,11 @@ class WindowedRunner:
         split = self.windows.split(patches.reshape(-1, patches.shape[-1]))
         tables = None if rotary is None else self._split_rotary(rotary)
         outputs, prefixes = [], []
-        for run, mask in zip(self.windows.runs, self.masks, strict=True):
-            count = (run.stop - run.start) // self.batch
+        for group, mask in zip(self.windows.groups, self.masks, strict=True):
+            count = (group.stop - group.start) // self.batch
             copies = prefix.repeat_interleave(count, dim=0)
-            x = torch.cat((copies, split[run.start : run.stop]), dim=1)
-            arguments = (mask,) if tables is None else (tables[run.start : run.stop], mask)
+            x = torch.cat((copies, split[group.start : group.stop]), dim=1)
+            arguments = (mask,) if tables is None else (tables[group.start : group.stop], mask)
             x = run_block(block, x, *arguments)
             outputs.append(x[:, self.prefix_tokens :])
             prefixes.append(x[:, : self.prefix_tokens].unflatten(0, (self.batch, count)))
@@ -62,15 +62,15 @@ class WindowedRunner:
         return torch.cat((torch.cat(prefixes, dim=1).mean(dim=1), joined), dim=1)
 
     def _split_rotary(self, rotary: Tensor) -> Tensor:
-        """A table per window: ``(windows, 1, L, D)``, or with one per head ``(windows, heads, L, D)``."""
+        """Cut a rotary table into one per window, ``(windows, 1 or heads, L, D)``."""
         per_head = rotary if rotary.ndim == 3 else rotary.unsqueeze(0)
         heads, patches, depth = per_head.shape
         rows = per_head.transpose(0, 1).reshape(patches, heads * depth).repeat(self.batch, 1)
         return self.windows.split(rows).unflatten(-1, (heads, depth)).transpose(1, 2)
 
-    def _mask(self, run: Run, dtype: torch.dtype) -> Tensor | None:
-        """Scores to add, ``(P + L, P + L)``, so that no pad is attended; None where there is none."""
-        mask = run.mask(dtype, 0.0)
+    def _mask(self, group: WindowGroup, dtype: torch.dtype) -> Tensor | None:
+        """Return the scores that keep pads from being attended, ``(P + L, P + L)``, or None where there is no pad."""
+        mask = group.mask(dtype, 0.0)
         if mask is None:
             return None
         total = self.prefix_tokens + mask.shape[1]
