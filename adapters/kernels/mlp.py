@@ -22,7 +22,8 @@ class FusedMlp(Mlp):
     def forward(self, x: Tensor) -> Tensor:
         """Apply both layers, ``(..., C)`` -> ``(..., C')``."""
         gelu = gelu_kind(self.act)
-        dtype = None if gelu is None or self.training else product_dtype(x, self.fc1, self.fc2)
+        dropping = self.training or self.drop1.training or self.drop2.training
+        dtype = None if gelu is None or dropping else product_dtype(x, self.fc1, self.fc2)
         others = ((self.drop1, nn.Dropout), (self.norm, nn.Identity), (self.drop2, nn.Dropout))
         if dtype is None or not all(is_untouched(layer, cls) for layer, cls in others):
             return super().forward(x)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from zoo import ZOO, Spec, image
 
-from adapters.kernels import long_attention as bf16_attention
+from adapters.kernels import long_attention
 from adapters.kernels.long_attention import attend
 
 LONG = [spec for spec in ZOO if spec.name in ("twins_svt", "twins_pcpvt", "convit", "vit_rope_reg", "vit")]
@@ -20,10 +20,10 @@ LONG = [spec for spec in ZOO if spec.name in ("twins_svt", "twins_pcpvt", "convi
 @pytest.fixture(autouse=True)
 def _as_where_the_kernel_is_slow(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever CPU the tests run on, and for attention as short as that of small images."""
-    monkeypatch.setattr(bf16_attention, "_KERNEL_IS_SLOW", True)
-    monkeypatch.setattr(bf16_attention, "FEWEST_KEYS", 4)
-    monkeypatch.setattr(bf16_attention, "FEWEST_SCORES", 16)
-    monkeypatch.setattr(bf16_attention, "FEWEST_PIXELS", 64 * 64)
+    monkeypatch.setattr(long_attention, "FUSED_BF16_ATTENTION_IS_SLOW", True)
+    monkeypatch.setattr(long_attention, "FEWEST_KEYS", 4)
+    monkeypatch.setattr(long_attention, "FEWEST_SCORES", 16)
+    monkeypatch.setattr(long_attention, "FEWEST_PIXELS", 64 * 64)
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
@@ -39,26 +39,26 @@ def queries_keys_values(
     return query.to(dtype), key.to(dtype), value.to(dtype)
 
 
-def pieces_taken(run: Callable[[], Any]) -> int:
-    """How many calls were worked through in pieces."""
-    wrapped = bf16_attention._attend_in_pieces
-    with mock.patch.object(bf16_attention, "_attend_in_pieces", wraps=wrapped) as pieces:
+def chunked_calls(run: Callable[[], Any]) -> int:
+    """How many calls were worked through in chunks."""
+    wrapped = long_attention._attend_in_chunks
+    with mock.patch.object(long_attention, "_attend_in_chunks", wraps=wrapped) as chunked:
         run()
-    return pieces.call_count
+    return chunked.call_count
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("piece_bytes", [1, 12 * 2 * 7, 12 * 2 * 20, 12 * 2 * 20 * 2, 1 << 20])
+@pytest.mark.parametrize("score_bytes", [1, 12 * 2 * 7, 12 * 2 * 20, 12 * 2 * 20 * 2, 1 << 20])
 @pytest.mark.parametrize("scale", [None, 0.5])
 def test_numbers_are_those_of_the_formula(
-    piece_bytes: int, scale: float | None, monkeypatch: pytest.MonkeyPatch
+    score_bytes: int, scale: float | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A query at a time, some of a head, a head, two of three heads, all."""
-    monkeypatch.setattr(bf16_attention, "PIECE_BYTES", piece_bytes)
+    monkeypatch.setattr(long_attention, "SCORE_BYTES", score_bytes)
     query, key, value = queries_keys_values()
     products = query.double() @ key.double().transpose(2, 3) * (8**-0.5 if scale is None else scale)
     expected = products.softmax(dim=-1) @ value.double()
-    assert pieces_taken(lambda: attend(query, key, value, scale=scale)) == 1
+    assert chunked_calls(lambda: attend(query, key, value, scale=scale)) == 1
     actual = attend(query, key, value, scale=scale)
     assert actual.dtype == torch.bfloat16
     assert (actual - expected).norm() < 1e-2 * expected.norm()
@@ -76,11 +76,11 @@ def test_values_may_be_of_another_depth() -> None:
 def test_autocast_casts() -> None:
     query, key, value = queries_keys_values(dtype=torch.float32)
     with torch.autocast("cpu", torch.bfloat16):
-        assert pieces_taken(lambda: attend(query, key.bfloat16(), value)) == 1
+        assert chunked_calls(lambda: attend(query, key.bfloat16(), value)) == 1
         assert attend(query, key, value).dtype == torch.bfloat16
-        assert pieces_taken(lambda: attend(query.double(), key.double(), value.double())) == 0
+        assert chunked_calls(lambda: attend(query.double(), key.double(), value.double())) == 0
     with torch.autocast("cpu", torch.float16):
-        assert pieces_taken(lambda: attend(query, key, value)) == 0
+        assert chunked_calls(lambda: attend(query, key, value)) == 0
 
 
 @torch.no_grad()
@@ -96,7 +96,7 @@ def test_autocast_casts() -> None:
 )
 def test_what_asks_for_more_is_torchs(options: dict[str, Any]) -> None:
     inputs = queries_keys_values()
-    assert pieces_taken(lambda: attend(*inputs, **options)) == 0
+    assert chunked_calls(lambda: attend(*inputs, **options)) == 0
     torch.manual_seed(0)
     expected = F.scaled_dot_product_attention(*inputs, **options)
     torch.manual_seed(0)
@@ -105,34 +105,34 @@ def test_what_asks_for_more_is_torchs(options: dict[str, Any]) -> None:
 
 def test_other_passes_are_torchs(monkeypatch: pytest.MonkeyPatch) -> None:
     inputs = queries_keys_values()
-    assert pieces_taken(lambda: attend(*inputs)) == 0  # gradients are on
+    assert chunked_calls(lambda: attend(*inputs)) == 0  # gradients are on
     with torch.no_grad():
-        assert pieces_taken(lambda: attend(*inputs)) == 1
-        assert pieces_taken(lambda: attend(*(x.float() for x in inputs))) == 0
-        assert pieces_taken(lambda: attend(*(x.to("meta") for x in inputs))) == 0
-        assert pieces_taken(lambda: attend(*(x[0] for x in inputs))) == 0
-        assert pieces_taken(lambda: attend(inputs[0], *(x[:1] for x in inputs[1:]))) == 0
-        assert pieces_taken(lambda: attend(*queries_keys_values(keys=3))) == 0
-        assert pieces_taken(lambda: attend(*queries_keys_values(queries=1))) == 0
+        assert chunked_calls(lambda: attend(*inputs)) == 1
+        assert chunked_calls(lambda: attend(*(x.float() for x in inputs))) == 0
+        assert chunked_calls(lambda: attend(*(x.to("meta") for x in inputs))) == 0
+        assert chunked_calls(lambda: attend(*(x[0] for x in inputs))) == 0
+        assert chunked_calls(lambda: attend(inputs[0], *(x[:1] for x in inputs[1:]))) == 0
+        assert chunked_calls(lambda: attend(*queries_keys_values(keys=3))) == 0
+        assert chunked_calls(lambda: attend(*queries_keys_values(queries=1))) == 0
         with FlopCounterMode(display=False):
-            assert pieces_taken(lambda: attend(*inputs)) == 0
-        monkeypatch.setattr(bf16_attention, "_KERNEL_IS_SLOW", False)
-        assert pieces_taken(lambda: attend(*inputs)) == 0
+            assert chunked_calls(lambda: attend(*inputs)) == 0
+        monkeypatch.setattr(long_attention, "FUSED_BF16_ATTENTION_IS_SLOW", False)
+        assert chunked_calls(lambda: attend(*inputs)) == 0
 
 
 @pytest.mark.parametrize("spec", LONG, ids=str)
-def test_adapters_attend_in_pieces(spec: Spec) -> None:
+def test_adapters_attend_in_chunks(spec: Spec) -> None:
     adapter = spec.build()
     x = image(96, 128)
     with torch.no_grad():
         exact = adapter(x)
-        assert pieces_taken(lambda: adapter(x)) == 0
+        assert chunked_calls(lambda: adapter(x)) == 0
         with torch.autocast("cpu", torch.bfloat16):
-            assert pieces_taken(lambda: adapter(x)) > 0
+            assert chunked_calls(lambda: adapter(x)) > 0
             for one, other in zip(adapter(x), exact, strict=True):
                 assert (one - other).norm() < 2e-2 * other.norm()
     with torch.autocast("cpu", torch.bfloat16):
-        assert pieces_taken(lambda: adapter(x)) == 0
+        assert chunked_calls(lambda: adapter(x)) == 0
 
 
 class Attention(nn.Module):
@@ -146,8 +146,8 @@ def test_calls_are_looked_for_where_they_can_be_long() -> None:
     inputs = queries_keys_values()
 
     def found(trunk: nn.Module, x: Tensor) -> int:
-        with bf16_attention.attention_of(trunk, x):
-            return pieces_taken(lambda: F.scaled_dot_product_attention(*inputs))
+        with long_attention.redirect_attention(trunk, x):
+            return chunked_calls(lambda: F.scaled_dot_product_attention(*inputs))
 
     large = torch.zeros(1, 3, 64, 64, dtype=torch.bfloat16)
     assert found(Attention(), large) == 1
@@ -160,4 +160,4 @@ def test_calls_are_looked_for_where_they_can_be_long() -> None:
         assert found(Attention(), large.float()) == 1
     with torch.enable_grad():
         assert found(Attention(), large) == 0
-    assert pieces_taken(lambda: F.scaled_dot_product_attention(*inputs)) == 0
+    assert chunked_calls(lambda: F.scaled_dot_product_attention(*inputs)) == 0
