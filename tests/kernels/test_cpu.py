@@ -66,7 +66,7 @@ class Quantised(Tensor):
     """A tensor that multiplies in its own way."""
 
     @classmethod
-    def __torch_function__(cls, func, types, args=(), kwargs=None):  # noqa: ANN001, ANN206
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
         result = super().__torch_function__(func, types, args, kwargs or {})
         return result + 3 if func is torch.nn.functional.linear else result
 
