@@ -10,6 +10,7 @@ from typing import Any
 import timm
 import torch
 import torch.nn.functional as F
+from lab.benchmark.compare import relative_error as relative_error
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 

@@ -2,11 +2,16 @@
 
 import copy
 import inspect
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
 import torch
+from lab.kernels import KERNELS, switched_off
 from mmengine.registry import MODELS
+from references import relative_error
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
@@ -183,9 +188,16 @@ def test_autocast_is_finite_and_close(spec: Spec, dtype: torch.dtype, tolerance:
     with torch.autocast("cpu", dtype=dtype):
         assert_true_levels(adapter, x)
         actual = adapter(x)
-    for low, full in zip(actual, expected, strict=True):
+        with ExitStack() as stack:
+            for name in KERNELS:
+                stack.enter_context(switched_off(name))
+            without = adapter(x)
+    for low, full, reference in zip(actual, expected, without, strict=True):
         assert low.isfinite().all()
-        assert ((low - full).norm() / full.norm()).item() < tolerance
+        # Some CPUs' own layers round by more than the tolerance: a kernel of ours may add a tenth to that.
+        rounding = relative_error(reference, full)
+        assert rounding < 2 * tolerance
+        assert relative_error(low, full) < max(tolerance, 1.1 * rounding)
 
 
 @each_spec
@@ -250,3 +262,55 @@ def test_a_parent_that_initialises_its_children_leaves_the_trunk_alone() -> None
     after = detector.backbone.state_dict()
     wiped = [name for name in before if not torch.equal(before[name], after[name])]
     assert wiped == []
+
+
+def gradients_of(adapter: adapters.BackboneAdapter) -> dict[str, Tensor]:
+    """The parameters' gradients after a backward pass over two images of different sizes."""
+    torch.manual_seed(0)
+    maps = [adapter(image(height, width, seed=height)) for height, width in ((40, 72), (100, 33))]
+    sum(feature_map.square().sum() for some in maps for feature_map in some).backward()
+    return {name: parameter.grad for name, parameter in adapter.named_parameters() if parameter.grad is not None}
+
+
+@each_spec
+def test_two_sizes_before_one_backward_with_checkpointing(spec: Spec) -> None:
+    """Blocks are recomputed at the sizes at which they ran, and what was resampled is still there."""
+    expected = gradients_of(spec.build().train())
+    actual = gradients_of(spec.build(with_cp=True).train())
+    assert expected.keys() == actual.keys()
+    for name, gradient in expected.items():
+        assert relative_error(actual[name], gradient) < 1e-3 or gradient.abs().max() < 1e-5, name
+
+
+@each_spec
+def test_a_size_does_not_leak_into_the_gradients_of_another(spec: Spec) -> None:
+    """Two sizes before one backward give the sum of the gradients of each alone."""
+    together = gradients_of(spec.build())
+    adapter = spec.build()
+    for height, width in ((40, 72), (100, 33)):
+        sum(feature_map.square().sum() for feature_map in adapter(image(height, width, seed=height))).backward()
+    for name, parameter in adapter.named_parameters():
+        if parameter.grad is not None:
+            assert relative_error(together[name], parameter.grad) < 1e-3 or parameter.grad.abs().max() < 1e-5, name
+
+
+@each_spec
+def test_threads_do_not_see_one_anothers_sizes(spec: Spec) -> None:
+    """Four threads, each with a size of its own, on one adapter."""
+    adapter = spec.build()
+    sizes = ((40, 72), (100, 33), (64, 64), (3, 90))
+    images = [image(*size) for size in sizes]
+    with torch.no_grad():
+        expected = [adapter(x) for x in images]
+    start = threading.Barrier(len(sizes))
+
+    def run(x: Tensor) -> list[tuple[Tensor, ...]]:
+        start.wait()
+        with torch.no_grad():
+            return [adapter(x) for _ in range(8)]
+
+    with ThreadPoolExecutor(len(sizes)) as pool:
+        for passes, maps in zip(pool.map(run, images), expected, strict=True):
+            for some in passes:
+                for one, other in zip(some, maps, strict=True):
+                    torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
