@@ -12,11 +12,10 @@ import torch
 from PIL import Image
 from small_images import make_images, picture, tiny_extractor
 
-from adapters.extraction.colours import Basis
 from adapters.extraction.gallery import Features, draw_gallery
 from adapters.extraction.inputs import find_images
 from adapters.extraction.run import run_extraction
-from adapters.extraction.sheets import CAPTION, GAP, PANEL, Panel, draw_sheet, level_picture
+from adapters.extraction.sheets import CAPTION, GAP, PANEL, Basis, Panel, draw_sheet, level_picture
 
 
 def test_colours_are_the_principal_components_of_all_cells() -> None:

@@ -18,9 +18,10 @@ from safetensors.torch import load_file
 from small_images import TINY, make_images, read_all, tiny_extractor
 
 import adapters
-from adapters.extraction import feature_files as writing
 from adapters.extraction import run
 from adapters.extraction import run_folder as folder
+from adapters.extraction.disk import write_file
+from adapters.extraction.feature_files import safetensors_chunks
 from adapters.extraction.inputs import find_images
 from adapters.extraction.manifest import read_manifest
 from adapters.extraction.run import Summary, run_extraction
@@ -60,7 +61,7 @@ def start(images: Path, out: Path, workers: int = 1) -> int:
             replace(source, target)
             time.sleep(0.02)
 
-        writing.os.replace = slow_replace
+        os.replace = slow_replace
         go(images, out, workers=workers)
         status = 0
     finally:
@@ -193,7 +194,7 @@ def test_a_torn_line_of_the_journal_is_dropped(images: Path, undisturbed: dict[s
 
 def stop_after(images: Path, out: Path, files: int, error: int = 28) -> None:
     """A run on a disk that is full after so many files."""
-    real, written = writing.os.replace, []
+    real, written = os.replace, []
 
     def replace(source: Path, target: Path) -> None:
         if target.suffix == ".safetensors":
@@ -203,7 +204,7 @@ def stop_after(images: Path, out: Path, files: int, error: int = 28) -> None:
         real(source, target)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(writing.os, "replace", replace)
+        patch.setattr(os, "replace", replace)
         with pytest.raises(ValueError, match=r"could not be written: .*run the same command again"):
             go(images, out)
 
@@ -336,7 +337,7 @@ def test_the_files_are_those_of_safetensors(tmp_path: Path) -> None:
         "top5_index": torch.arange(5),
     }
     path = tmp_path / "file.safetensors"
-    writing.write_whole(path, *writing.safetensors_parts(tensors))
+    write_file(path, *safetensors_chunks(tensors))
     loaded = load_file(path)
     assert set(loaded) == set(tensors)
     for name, tensor in tensors.items():
