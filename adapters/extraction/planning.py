@@ -1,4 +1,4 @@
-"""What is extracted and in which batches: decided from the full list of images before anything runs.
+"""The plan of an extraction: its batches, decided from the full list of images before anything runs.
 
 The last bits of a result depend on the batch that an image was in, so the batches are a function of the images, their
 sizes and the options alone. A run that was stopped makes the same ones again, and so does any number of workers.
@@ -14,7 +14,7 @@ from adapters.extraction.options import MEGAPIXEL, ExtractionOptions
 from adapters.extraction.preprocessing import Preprocessing
 from adapters.extraction.read_image import Size, UnreadableImageError, read_size
 
-#: What is known of an image from its header: its size, or why it cannot be read.
+#: The size of an image from its header, or the reason why it cannot be read.
 Header = Size | str
 
 
@@ -23,10 +23,10 @@ class Entry:
     """One image to feed.
 
     Attributes:
-        index: in the list of all images.
-        path: of the file.
+        index: place in the list of all images.
+        path: path of the file.
         original: height and width of the image, upright.
-        fed: height and width as the model gets it, before padding.
+        fed: height and width of the model's input, before padding.
     """
 
     index: int
@@ -49,13 +49,18 @@ class Batch:
 
     @property
     def pixels(self) -> int:
-        """Of all images, pads included."""
+        """Number of pixels of all images, pads included."""
         return len(self.entries) * self.size[0] * self.size[1]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """All batches, in order, and the images that will not be fed, each with its size, where known, and the reason."""
+    """The batches of a run.
+
+    Attributes:
+        batches: all batches, in order.
+        refused: for each image that will not be fed, by index: its size, where known, and the reason.
+    """
 
     batches: tuple[Batch, ...]
     refused: dict[int, tuple[Size | None, str]]
@@ -77,7 +82,7 @@ class _Headers(Dataset[Header]):
 
 
 def read_headers(paths: Sequence[Path], max_decoded: float, workers: int) -> list[Header]:
-    """The size of every image, read by ``workers`` processes (few images are read by this one)."""
+    """Read the size of every image, in ``workers`` processes if there are many images."""
     headers = _Headers(paths, max_decoded)
     if len(paths) < 1000:
         workers = 0
@@ -99,9 +104,9 @@ def make_plan(
 
     Args:
         paths: all images.
-        headers: what :func:`read_headers` gave for them.
+        headers: their sizes, from :func:`read_headers`.
         preprocessing: decides the size at which each is fed.
-        pad_multiple: of the model.
+        pad_multiple: multiple to which the model pads.
         options: limits of batches and images.
     """
     refused: dict[int, tuple[Size | None, str]] = {}
