@@ -61,6 +61,6 @@ def test_a_run_of_an_earlier_version_is_resumed(images: Path, undisturbed: dict[
 @pytest.mark.parametrize("text", ["", "{"])
 def test_a_record_that_is_none_is_refused(images: Path, tmp_path: Path, text: str) -> None:
     (tmp_path / SETTINGS).write_text(text)
-    with pytest.raises(ValueError, match="run.json is no record of a run"):
+    with pytest.raises(ValueError, match=r"run\.json is no record of a run"):
         extract_tiny(images, tmp_path)
     assert folder.recorded_threads(tmp_path) is None
