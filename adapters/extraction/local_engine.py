@@ -166,17 +166,16 @@ class _ThreadBudget:
 
 
 class Writer:
-    """A thread that writes batches in order while the next one is computed.
+    """A thread that writes batches in order while the next one is computed; after an error it writes no more.
 
     Args:
-        write: called with each batch; its exceptions are raised by the next :meth:`put`, or at the end.
+        write: called with each batch; its exceptions are raised by a later :meth:`put`, or at the end.
     """
 
     def __init__(self, write: Callable[[Computed], None]) -> None:
         self._write = write
-        self._queue: queue.Queue[Computed | None] = queue.Queue(WAITING)
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
+        self._pool = ThreadPoolExecutor(1, "writer")
+        self._pending: deque[Future[None]] = deque()
 
     def put(self, item: Computed) -> None:
         """Hand over a batch; wait while too many are waiting.
@@ -184,31 +183,21 @@ class Writer:
         Raises:
             Exception: any that writing an earlier batch has raised.
         """
-        self._queue.put(item)
-        self._raise()
+        previous = self._pending[-1] if self._pending else None
+        self._pending.append(self._pool.submit(self._write_after, previous, item))
+        while self._pending and (self._pending[0].done() or len(self._pending) > WAITING + 1):
+            self._pending.popleft().result()
+
+    def _write_after(self, previous: Future[None] | None, item: Computed) -> None:
+        if previous is not None:
+            previous.result()  # raises its error, so that nothing is written after it
+        self._write(item)
 
     def __enter__(self) -> Self:
-        self._thread.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Wait until everything is written, also where the computation was interrupted."""
-        self._queue.put(None)
-        self._thread.join()
-        if kind is None:
-            self._raise()
-
-    def _raise(self) -> None:
-        if self._error is not None:
-            error, self._error = self._error, None
-            raise error
-
-    def _run(self) -> None:
-        failed = False
-        while (item := self._queue.get()) is not None:
-            if failed:
-                continue  # keep taking, so that nobody waits for room in the queue
-            try:
-                self._write(item)
-            except BaseException as error:
-                self._error, failed = error, True
+        self._pool.shutdown()
+        while kind is None and self._pending:
+            self._pending.popleft().result()

@@ -6,9 +6,11 @@ sizes and the options alone. A run that was stopped makes the same ones again, a
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from adapters.extraction.options import MEGAPIXEL, ExtractionOptions
 from adapters.extraction.preprocessing import Preprocessing
@@ -66,28 +68,24 @@ class Plan:
     refused: dict[int, tuple[Size | None, str]]
 
 
-class _Headers(Dataset[Header]):
-    def __init__(self, paths: Sequence[Path], max_decoded: float) -> None:
-        self.paths = paths
-        self.max_decoded = max_decoded
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: int) -> Header:
-        try:
-            return read_size(self.paths[index], self.max_decoded)
-        except UnreadableImageError as error:
-            return str(error)
-
-
 def read_headers(paths: Sequence[Path], max_decoded: float, workers: int) -> list[Header]:
     """Read the size of every image, in ``workers`` processes if there are many images."""
-    headers = _Headers(paths, max_decoded)
-    if len(paths) < 1000:
-        workers = 0
-    loader: DataLoader[Header] = DataLoader(headers, batch_size=64, num_workers=workers, collate_fn=list)
-    return [header for group in loader for header in group]
+    workers = 0 if len(paths) < 1000 else workers
+    read = partial(_read_sizes, max_decoded=max_decoded)
+    # A list is as good as a Dataset, which is what DataLoader's types ask for.
+    files: Any = list(paths)
+    loader: DataLoader[list[Header]] = DataLoader(files, batch_size=64, num_workers=workers, collate_fn=read)
+    return [header for headers in loader for header in headers]
+
+
+def _read_sizes(paths: Sequence[Path], max_decoded: float) -> list[Header]:
+    headers: list[Header] = []
+    for path in paths:
+        try:
+            headers.append(read_size(path, max_decoded))
+        except UnreadableImageError as error:
+            headers.append(str(error))
+    return headers
 
 
 def make_plan(

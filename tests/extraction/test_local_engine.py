@@ -16,7 +16,7 @@ from small_images import read_all, tiny_extractor
 from adapters.extraction import options
 from adapters.extraction.extractor import Extractor
 from adapters.extraction.inputs import find_images
-from adapters.extraction.local_engine import run_locally
+from adapters.extraction.local_engine import Writer, run_locally
 from adapters.extraction.options import STREAMS
 from adapters.extraction.planning import Batch, make_plan, read_headers
 from adapters.extraction.run import Summary, run_extraction
@@ -120,6 +120,26 @@ def test_an_error_in_writing_ends_the_streams(images: Path, tmp_path: Path, monk
     with pytest.raises(RuntimeError, match="a bug") as caught:
         go(images, tmp_path / "out", 4, threads=4)
     assert caught.value.__traceback__
+    assert not streams()
+
+
+@pytest.mark.parametrize("leave", ["end", "error"])
+def test_the_writer_writes_in_order_and_nothing_after_an_error(leave: str) -> None:
+    written: list[Any] = []
+
+    def write(item: Any) -> None:
+        time.sleep(0.01)
+        if item == 3:
+            raise OSError("full")
+        written.append(item)
+
+    handed: list[int] = []
+    with pytest.raises(OSError, match="full"), Writer(write) as writer:
+        for item in range(4 if leave == "end" else 100):
+            handed.append(item)
+            writer.put(item)  # type: ignore[arg-type]
+    assert written == [0, 1, 2]
+    assert len(handed) <= 7
     assert not streams()
 
 
