@@ -8,11 +8,11 @@ from collections.abc import Callable
 from typing import TypeVar
 
 try:
-    from mmengine.registry import MODELS, OPTIM_WRAPPER_CONSTRUCTORS
+    from mmengine.registry import HOOKS, MODELS, OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS
 except ModuleNotFoundError as error:
     if error.name != "mmengine":
         raise
-    MODELS = OPTIM_WRAPPER_CONSTRUCTORS = None
+    HOOKS = MODELS = OPTIM_WRAPPER_CONSTRUCTORS = OPTIM_WRAPPERS = None
 
 T = TypeVar("T", bound=Callable)
 
@@ -44,3 +44,17 @@ def require_mmengine(purpose: str) -> None:
     """
     if MODELS is None:
         raise ModuleNotFoundError(f"{purpose} needs mmengine, which is not installed: {OPENMMLAB_REMEDY}.")
+
+
+def register_optim_wrapper(target: T) -> T:
+    """Register an optimiser wrapper under its own name on the root registry."""
+    if OPTIM_WRAPPERS is not None:
+        OPTIM_WRAPPERS.register_module(module=target)
+    return target
+
+
+def register_hook(target: T) -> T:
+    """Register a hook of mmengine's runner under its own name on the root registry."""
+    if HOOKS is not None:
+        HOOKS.register_module(module=target)
+    return target

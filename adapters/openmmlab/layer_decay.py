@@ -35,15 +35,15 @@ MMENGINE_KEYS = (
 
 @dataclass(frozen=True)
 class Group:
-    """One parameter group of the optimiser, for printing.
+    """One parameter group of the optimiser, described for printing.
 
     Attributes:
-        layer: counted from the image, 0 is the stem; None for what is no part of a trunk.
+        layer: number counted from the image, 0 is the stem; None outside of trunks.
         scale: the factor of the learning rate that comes from the layer.
         lr: the learning rate.
         weight_decay: None where the optimiser's own default holds.
-        names: of its parameters, in the model.
-        parameters: how many numbers they are.
+        names: names of its parameters in the model.
+        parameters: number of values in them.
     """
 
     layer: int | None
@@ -94,7 +94,7 @@ class TimmLayerDecayConstructor(DefaultOptimWrapperConstructor):
                 f"TimmLayerDecayConstructor scales the learning rate of each layer, but optimizer={self.optimizer_cfg} "
                 "has no lr: set it."
             )
-        #: Of the last model that an optimiser was built for.
+        #: Groups of the last model that an optimiser was built for.
         self.groups: list[Group] = []
 
     def add_params(
@@ -108,7 +108,7 @@ class TimmLayerDecayConstructor(DefaultOptimWrapperConstructor):
                 print_log(f"layer-wise decay of the learning rate:\n{format_groups(self.groups)}", logger="current")
 
     def _decay(self, params: Sequence[dict], model: nn.Module) -> list[dict]:
-        """One group for each combination of settings, the learning rates scaled, from one for each parameter."""
+        """Scale the learning rates, and merge groups of one parameter each by their settings."""
         layers, spared = _read_backbones(model)
         names = {id(parameter): name for name, parameter in model.named_parameters()}
         base_lr: Any = self.base_lr
@@ -142,7 +142,7 @@ class TimmLayerDecayConstructor(DefaultOptimWrapperConstructor):
 
 
 def _read_backbones(model: nn.Module) -> tuple[dict[int, tuple[int, int]], set[int]]:
-    """Of every adapter in the model: layer and head's layer by parameter, and the parameters without weight decay.
+    """Collect layer and head's layer of each parameter in the model's adapters, and parameters without weight decay.
 
     Raises:
         ValueError: there is none.
@@ -183,20 +183,20 @@ def _check_rate(rate: Any) -> float:
 
 
 def format_groups(groups: Sequence[Group]) -> str:
-    """A line for each group: layer, factor, learning rate, weight decay, parameters, and what they are."""
+    """Print each group in a line: layer, factor, learning rate, weight decay, number and place of its parameters."""
     lines = [f"{'layer':>5}  {'scale':>9}  {'lr':>9}  {'decay':>7}  {'params':>11}  of"]
     for group in groups:
         layer = "-" if group.layer is None else str(group.layer)
         decay = "-" if group.weight_decay is None else f"{group.weight_decay:.3g}"
         lines.append(
             f"{layer:>5}  {group.scale:>9.3g}  {group.lr:>9.3g}  {decay:>7}  {group.parameters:>11,}  "
-            f"{', '.join(summarise_names(group.names))}"
+            f"{', '.join(_summarise_names(group.names))}"
         )
     return "\n".join(lines)
 
 
-def summarise_names(names: Sequence[str]) -> list[str]:
-    """What names lie in, in order: the blocks of a trunk (``backbone.trunk.blocks.0``), and the parts of a model.
+def _summarise_names(names: Sequence[str]) -> list[str]:
+    """List the parts that names lie in, in order: the blocks of a trunk (``backbone.trunk.blocks.0``), and the parts of a model.
 
     A name in a trunk is cut after its second number where blocks are numbered inside stages, or else after its first.
     """
