@@ -11,7 +11,8 @@ aten = torch.ops.aten
 def flop_counter() -> FlopCounterMode:
     """Make a counter that counts while it is entered; ``get_total_flops()`` has two for each multiply-add.
 
-    torch's own counter knows the fused attention of GPUs alone, and takes a depthwise convolution's backward for a dense one's.
+    torch's own counter knows the fused attention of GPUs alone, and takes a depthwise convolution's backward for a
+    dense one's.
     """
     return FlopCounterMode(
         display=False,

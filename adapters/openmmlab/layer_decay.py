@@ -11,12 +11,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mmengine.logging import print_log
+from mmengine.config import Config
+from mmengine.logging import MMLogger, print_log
 from mmengine.optim import DefaultOptimWrapperConstructor
+from mmengine.registry import MODELS
 from torch import nn
 
 from adapters.base import BackboneAdapter
+from adapters.openmmlab.config_tree import drop_pretrained
 from adapters.registry import register_optim_wrapper_constructor
+from adapters.trunk.build import build_without_data
 from adapters.trunk.layers import layer_numbers, names_without_decay
 
 #: Keys of ``paramwise_cfg``: ours, and those of mmengine's default constructor.
@@ -141,6 +145,39 @@ class TimmLayerDecayConstructor(DefaultOptimWrapperConstructor):
         return [merged[key] for key in ordered]
 
 
+def groups_of_config(cfg: Config, decay_rate: float | None = None) -> list[Group]:
+    """Build a config's model without data, and group its parameters as the constructor would.
+
+    Args:
+        cfg: of mmdet or mmseg, whose modules are registered. Its pretrained weights are removed, in place.
+        decay_rate: takes the place of the config's own rate, or of none.
+
+    Raises:
+        ValueError: the config has no layer-wise decay and no rate is given, or as the constructor.
+    """
+    wrapper = dict(cfg.optim_wrapper)
+    constructor = wrapper.pop("constructor", None)
+    paramwise = dict(wrapper.pop("paramwise_cfg", None) or {})
+    name = TimmLayerDecayConstructor.__name__
+    if decay_rate is not None:
+        paramwise["decay_rate"] = decay_rate
+    elif constructor != name:
+        raise ValueError(
+            f"{cfg.filename} has optim_wrapper.constructor={constructor!r}, not {name!r}: set it in the config, or "
+            "give --decay-rate to see what it would do."
+        )
+    paramwise.pop("print_groups", None)
+    drop_pretrained(cfg.model)
+    model = build_without_data(lambda: MODELS.build(cfg.model))
+    grouping = TimmLayerDecayConstructor(wrapper, paramwise)
+    logger = MMLogger.get_current_instance()
+    level = logger.level
+    logger.setLevel("ERROR")  # mmengine's constructor logs a line for each parameter
+    grouping.add_params([], model)
+    logger.setLevel(level)
+    return grouping.groups
+
+
 def _read_backbones(model: nn.Module) -> tuple[dict[int, tuple[int, int]], set[int]]:
     """Collect layer and head's layer of each parameter in the model's adapters, and parameters without weight decay.
 
@@ -196,7 +233,7 @@ def format_groups(groups: Sequence[Group]) -> str:
 
 
 def _summarise_names(names: Sequence[str]) -> list[str]:
-    """List the parts that names lie in, in order: the blocks of a trunk (``backbone.trunk.blocks.0``), and the parts of a model.
+    """List the blocks of a trunk (``backbone.trunk.blocks.0``) and the parts of a model that names lie in, in order.
 
     A name in a trunk is cut after its second number where blocks are numbered inside stages, or else after its first.
     """
