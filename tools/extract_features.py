@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Start `dense-adapters extract` in a clone: `python tools/extract_features.py IMAGES --backbone NAME --out DIR ...`."""
+"""Start `dense-adapters extract` in a clone: `python tools/extract_features.py IMAGES --backbone NAME --out DIR`."""
 
 from adapters.commands.main import run
 

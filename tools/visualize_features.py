@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Start `dense-adapters visualize` in a clone: `python tools/visualize_features.py IMAGES --backbone NAME NAME --out DIR ...`."""
+"""Start `dense-adapters visualize` in a clone: `python tools/visualize_features.py IMAGES --backbone A B --out DIR`."""
 
 from adapters.commands.main import run
 
