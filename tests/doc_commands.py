@@ -9,6 +9,8 @@ import re
 import runpy
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr
+from io import StringIO
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -101,10 +103,11 @@ def check_console(arguments: Sequence[str]) -> None:
 
 def check_run(name: str, arguments: list[str]) -> None:
     """Train or test one of the page's own configs; one on COCO or ADE20K goes as far as the missing data."""
-    if "::" in arguments[0] or arguments[0].startswith("configs/"):
-        from adapters.openmmlab.config_files import find_config
-
-        assert find_config(arguments[0]).is_file()
+    if "::" in arguments[0]:
+        with redirect_stderr(StringIO()) as said:
+            code = run_console([name, *arguments])
+        assert code == 1, arguments
+        assert re.search(r"data/\S+ does not exist", said.getvalue()), said.getvalue()
         return
     words = shorten(arguments)
     if name == "test" and not Path(words[1]).exists():  # the run that made it was shortened

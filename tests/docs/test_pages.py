@@ -22,7 +22,13 @@ from adapters.openmmlab.fit import check_fit
 
 #: Into which the few lines of a page go: they are for any config with an FPN.
 ANY_CONFIG = "mmdet::retinanet/retinanet_r50_fpn_1x_coco.py"
-TESTED = [path for path in PAGES if read_blocks(path)]
+#: Pages that train, or extract in processes of their own.
+SLOW = ("own_data", "linear_probe")
+TESTED = [
+    pytest.param(path, id=path.relative_to(REPOSITORY).as_posix(), marks=[pytest.mark.slow] * (path.stem in SLOW))
+    for path in PAGES
+    if read_blocks(path)
+]
 
 
 @pytest.fixture
@@ -35,7 +41,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     init_default_scope("mmengine")
 
 
-@pytest.mark.parametrize("path", TESTED, ids=lambda path: path.relative_to(REPOSITORY).as_posix())
+@pytest.mark.parametrize("path", TESTED)
 def test_page(path: Path, folder: Path) -> None:
     names: dict[str, Any] = {"__name__": path.stem}
     for block in read_blocks(path):

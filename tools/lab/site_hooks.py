@@ -20,6 +20,9 @@ ROOT = Path(__file__).resolve().parents[2]
 #: Pages of the site that are files of the repository elsewhere.
 PAGES = {"recipes.md": "configs/README.md", "changelog.md": "CHANGELOG.md"}
 
+#: Pages whose tables take the place of the table of contents.
+WIDE = {"coverage.md", "performance.md", "published_counts.md", "recipes.md"}
+
 _LINK = re.compile(r"(?<!!)\[([^\]]*)\]\((?!https?:|mailto:|#)([^)#\s]+)(#[^)\s]*)?\)")
 _ROLE = re.compile(r":(?:attr|class|data|exc|func|meth|mod|obj):(`+)~?")
 _DOCTEST = re.compile(r"^>>> .*\n(?:(?!\n).+\n?)*", re.MULTILINE)
@@ -41,6 +44,8 @@ def on_files(files: Any, config: Any) -> Any:
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Point links at pages of the site, and show those to other files of the repository as paths."""
+    if page.file.src_uri in WIDE:
+        page.meta.setdefault("hide", ["toc"])
     source = PAGES.get(page.file.src_uri, f"docs/{page.file.src_uri}")
     return _LINK.sub(lambda match: _rewrite(match, source, page.file.src_uri), markdown)
 
