@@ -79,10 +79,10 @@ def parser_of(name: str) -> argparse.ArgumentParser:
 
 def run_console(arguments: Sequence[str]) -> int:
     """Run ``dense-adapters`` in this process; return its exit code."""
-    from adapters.commands.main import main
+    from adapters.commands.main import run
 
     with mock.patch.object(sys, "argv", [CONSOLE, *arguments]):
-        return exit_code(lambda: main(list(arguments)))
+        return exit_code(run)
 
 
 def check_console(arguments: Sequence[str]) -> None:
