@@ -1,6 +1,7 @@
 """Every command, snippet and config of the README and of the site does what its page says."""
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -138,3 +139,14 @@ def test_every_option_of_an_adapter_is_explained() -> None:
     for family in (adapters.TwinsAdapter, adapters.VisionTransformerAdapter):
         options |= set(family.__init__.__annotations__) - {"options", "return"}
     assert {option for option in options if f"| `{option}` |" not in page} == set()
+
+
+def test_the_files_that_the_architecture_names_exist() -> None:
+    named = {
+        name
+        for block in read_blocks(REPOSITORY / "docs/architecture.md")
+        for name in re.findall(r"^ +([\w/]+\.py) ", block.code, re.MULTILINE)
+        if block.kind == "text" and "NAME" not in name
+    }
+    assert len(named) > 20
+    assert [name for name in sorted(named) if not (REPOSITORY / "adapters" / name).is_file()] == []
