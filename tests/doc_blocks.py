@@ -43,7 +43,7 @@ class Block:
 
     @property
     def has_loop(self) -> bool:
-        """Whether the shell must run the block as it stands."""
+        """Tell whether the shell must run the block as it stands."""
         return re.search(r"^for ", self.code, re.MULTILINE) is not None
 
     def commands(self) -> Iterator[list[str]]:
