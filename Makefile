@@ -11,7 +11,7 @@ QUICK := tests/test_base.py tests/test_factory.py tests/weights
 # Threads that wait without spinning: on few cores, any other process makes spinning ones ten times slower.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help setup demo seg-demo bench bench-extract coverage learning test test-quick lint format clean
+.PHONY: help setup demo seg-demo bench bench-extract coverage learning docs test test-quick lint format clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -50,6 +50,9 @@ coverage: setup  ## every family of timm's, at five sizes, table in docs/coverag
 
 learning: setup  ## train each family beside mmseg's and mmdet's native classes, table in work_dirs/learning_check
 	cd $(ROOT) && $(BIN)/python tools/learning_check.py
+
+docs: setup  ## build the site, strict, into work_dirs/site
+	cd $(ROOT) && NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 test: setup  ## all tests, two at a time
 	cd $(ROOT) && $(BIN)/python -m pytest -n 2

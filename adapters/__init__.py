@@ -20,8 +20,8 @@ from adapters.necks.pyramid import SimpleFeaturePyramid, TapPyramid
 from adapters.registry import MODELS
 
 if MODELS is not None:
-    import adapters.openmmlab.amp
     import adapters.openmmlab.checkpoint_hook
+    import adapters.openmmlab.cpu
     import adapters.openmmlab.layer_decay  # noqa: F401, all register themselves
 
 if TYPE_CHECKING:

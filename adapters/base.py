@@ -13,9 +13,11 @@ from adapters.padding import crop_to_stride, pad_to_multiple
 from adapters.trunk import freezing
 from adapters.trunk.build import build_trunk, check_model_name, check_trunk_arguments
 from adapters.trunk.fused_mlps import fuse_mlps
-from adapters.weights import load as weights
-from adapters.weights import norm_eps
-from adapters.weights.load import resolve_source
+from adapters.weights.formats import Format
+from adapters.weights.load import load_weights
+from adapters.weights.report import Row
+from adapters.weights.source import resolve_source
+from adapters.weights.target import OwnPart
 
 #: What detectors and segmentors expect of a pyramid, and get by default where a model has these among others.
 DETECTOR_STRIDES = (4, 8, 16, 32)
@@ -123,7 +125,6 @@ class BackboneAdapter(nn.Module):
 
         self._frozen_modules = self._freeze(frozen_stages)
         self._weights_loaded = False
-        norm_eps.keep_in_state_dict(self)
         self.train()
 
     # What a family decides.
@@ -167,6 +168,20 @@ class BackboneAdapter(nn.Module):
         """Names of the adapter's parameters by part: the stem, then one list per stage (or block)."""
         return [[f"trunk.{name}" for name in part] for part in freezing.trunk_parts(self.trunk)]
 
+    @property
+    def own_parts(self) -> tuple[OwnPart, ...]:
+        """The tensors that the adapter may add to timm's model, and what loading does where a checkpoint differs."""
+        unused = "" if self.pyramid is not None else "a pyramid that this adapter has not"
+        return (OwnPart("pyramid.", "start at random", unused),)
+
+    def after_load(self, checkpoint_format: Format) -> list[Row]:  # noqa: ARG002
+        """Return notes for the report of a load, about settings that deserve a look.
+
+        Args:
+            checkpoint_format: the key format of the checkpoint, which tells the project that it comes from.
+        """
+        return []
+
     # What is the same for all.
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
@@ -209,7 +224,7 @@ class BackboneAdapter(nn.Module):
         """
         if self._weights_loaded:
             return
-        weights.load(self, self.weights)
+        load_weights(self, self.weights)
         self._weights_loaded = True
 
     def train(self, mode: bool = True) -> "BackboneAdapter":

@@ -30,6 +30,25 @@ def timm_model(model_name: str, trunk: dict[str, Any], seed: int = 3, **argument
     return randomise(timm.create_model(model_name, **trunk, **arguments), seed).eval()
 
 
+def mmseg_model(model_name: str, **options: Any) -> nn.Module:
+    """Build mmseg's own small model, every parameter randomised."""
+    from mmseg.models import backbones
+
+    sizes = {
+        **{key: TWINS[key] for key in ("depths", "embed_dims", "num_heads", "mlp_ratios")},
+        "sr_ratios": [8, 4, 2, 1],
+        "qkv_bias": True,
+        "norm_after_stage": True,
+        "drop_path_rate": 0.0,
+        **options,
+    }
+    if model_name == SVT:
+        sizes["windiow_sizes"] = [7, 7, 7, 7]
+    torch.manual_seed(1)
+    build = backbones.SVT if model_name == SVT else backbones.PCPVT
+    return randomise(build(**sizes), seed=5).eval()
+
+
 def vit(**arguments: Any) -> nn.Module:
     """A small timm ViT."""
     return timm_model(VIT, {**TOKENS, **arguments})

@@ -10,7 +10,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from adapters.openmmlab.fit.config_tree import children, find_owner, type_name
+from adapters.openmmlab.config_tree import children, find_owner, type_name
 from adapters.trunk.build import timm_module_name
 
 REPOSITORY = Path(__file__).resolve().parents[1]

@@ -1,12 +1,7 @@
 #!/usr/bin/env python
-"""Describe timm models and configs: `python tools/describe.py NAME|PATTERN|CONFIG ... [--size H W] [--markdown]`."""
+"""Start `dense-adapters describe` in a clone: `python tools/describe.py NAME|PATTERN|CONFIG ...`."""
 
-import sys
-
-from adapters.commands.errors import one_line_errors
+from adapters.commands.main import run
 
 if __name__ == "__main__":
-    with one_line_errors():
-        from adapters.commands.describe import describe
-
-        sys.exit(describe())
+    run("describe")

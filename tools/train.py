@@ -1,13 +1,7 @@
 #!/usr/bin/env python
-"""Train an mmdet or mmseg config: `python tools/train.py CONFIG [--backbone NAME] [--amp] [--resume] ...`."""
+"""Start `dense-adapters train` in a clone: `python tools/train.py CONFIG [--backbone NAME] ...`."""
 
-from adapters.commands.errors import end_launched_process, one_line_errors
-from adapters.registry import require_mmengine
+from adapters.commands.main import run
 
 if __name__ == "__main__":
-    with one_line_errors():
-        require_mmengine("tools/train.py")
-        from adapters.openmmlab.run import run_training
-
-        run_training()
-    end_launched_process()
+    run("train")

@@ -1,1 +1,1 @@
-"""The commands of users, one file each: a parser, what it calls, and what it prints."""
+"""The commands of ``dense-adapters``, a file each: a parser, the call that it stands for, and what is printed."""

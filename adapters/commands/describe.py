@@ -1,4 +1,4 @@
-"""The command line of ``tools/describe.py``."""
+"""The command ``dense-adapters describe``."""
 
 import argparse
 import sys
@@ -14,75 +14,74 @@ from adapters.describe.backbones import PYRAMID, Backbone, describe_backbone
 from adapters.describe.tables import Row, backbone_row, config_row, failed_row, to_json, to_markdown, to_table
 from adapters.levels import format_levels
 from adapters.listing import list_models
+from adapters.openmmlab.config_files import is_config_name
 from adapters.registry import require_mmengine
+from adapters.trunk.build import build_without_data
 
 EPILOG = """examples:
-  python tools/describe.py twins_svt_small
-  python tools/describe.py 'convnext*_tiny*' swinv2_cr_tiny_ns_224 --size 512 512 --markdown
-  python tools/describe.py mmdet::retinanet_r50_fpn_1x_coco --backbone twins_svt_small
-  python tools/describe.py --published"""
+  dense-adapters describe twins_svt_small
+  dense-adapters describe 'convnext*_tiny*' swinv2_cr_tiny_ns_224 --size 512 512 --markdown
+  dense-adapters describe adapters::retinanet_twins-svt-s_fpn_1x_coco
+  dense-adapters describe mmdet::retinanet_r50_fpn_1x_coco --backbone twins_svt_small"""
 
 
-def describe(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; 1 where something could not be described, or is not what was published.
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Describe models and configs; return 1 where one of several cannot be described.
 
     Raises:
         ValueError: a name is unknown, with what is near it.
     """
     args = make_parser().parse_args(arguments)
     console = Console(width=None if sys.stdout.isatty() else 200)
-    if args.published:
-        require_mmengine("--published")
-        from lab.published_page import describe_published
-
-        return describe_published(args, console)
-    if not args.names:
-        raise ValueError("nothing to describe: give a timm model, a pattern, a config, or --published.")
-    configs = [name for name in args.names if is_config(name)]
-    models = expand([name for name in args.names if not is_config(name)])
+    configs = [name for name in args.names if is_config_name(name)]
+    models = _expand([name for name in args.names if not is_config_name(name)])
     if (args.backbone or args.cfg_options) and not configs:
         raise ValueError(
             "--backbone and --cfg-options change a config: give one, such as mmdet::retinanet_r50_fpn_1x_coco."
         )
     if len(configs) + len(models) == 1 and not (args.markdown or args.json):
-        print_config(configs[0], args, console) if configs else print_backbone(models[0], args, console)
+        _print_config(configs[0], args, console) if configs else _print_backbone(models[0], args, console)
         return 0
     rows: list[Row] = []
     for name in tqdm(models + configs, dynamic_ncols=True, disable=None):
         try:
-            rows.append(describe_config(name, args)[0] if name in configs else backbone_row(of_model(name, args)))
+            rows.append(_describe_config(name, args)[0] if name in configs else backbone_row(_describe(name, args)))
         except ValueError as error:
             rows.append(failed_row(name, error))
-    print_rows(rows, args, console)
+    _print_rows(rows, args, console)
     return int(any(row["note"] for row in rows))
 
 
 def make_parser() -> argparse.ArgumentParser:
+    """Make the parser of the command."""
     parser = argparse.ArgumentParser(
-        description="Say what a timm model gives as a backbone, or what the model of a config holds: levels, "
-        "parameters, multiply-adds (attention counted) and, for a model, the lines for a config.",
+        prog="dense-adapters describe",
+        description="Describe timm models as backbones, and the models of configs: levels, parameters, multiply-adds "
+        "(attention counted) and, for a single model, the lines for a config.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("names", nargs="*", help="timm models, patterns of them, or configs (a path, mmdet::NAME or mmseg::NAME)")
+    add("names", nargs="+", help="timm models, patterns, or configs (a path, adapters::NAME, mmdet::NAME, mmseg::NAME)")
     add("--size", nargs=2, type=int, metavar=("H", "W"), help="pixels; default: a model's native size, a config's own")
     add("--out-indices", nargs="+", type=int, help="stages or blocks of the models, as in the adapter")
     add("--pyramid", action="store_true", help="give the models a SimpleFeaturePyramid of 256 channels")
     add("--backbone", metavar="NAME", help="put this timm model into the configs first")
-    add("--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="settings that override the configs'")
+    add(
+        "--cfg-options",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="settings that override the configs'",
+    )
     add("--markdown", action="store_true", help="print a Markdown table")
     add("--json", action="store_true", help="print JSON")
-    add("--published", action="store_true", help="compare the recipes that have published counts, counted as published")
     return parser
 
 
-def is_config(name: str) -> bool:
-    return "::" in name or name.endswith(".py")
-
-
-def expand(names: Iterable[str]) -> list[str]:
-    """Patterns to the names of the matching models that work as backbones; other names as they are.
+def _expand(names: Iterable[str]) -> list[str]:
+    """Replace patterns by the names of the matching models that work as backbones.
 
     Raises:
         ValueError: timm has no model of a pattern.
@@ -93,7 +92,7 @@ def expand(names: Iterable[str]) -> list[str]:
     return list(found)
 
 
-def of_model(name: str, args: argparse.Namespace) -> Backbone:
+def _describe(name: str, args: argparse.Namespace) -> Backbone:
     options: dict[str, Any] = {}
     if args.out_indices:
         options["out_indices"] = tuple(args.out_indices)
@@ -102,8 +101,8 @@ def of_model(name: str, args: argparse.Namespace) -> Backbone:
     return describe_backbone(name, tuple(args.size) if args.size else None, options)
 
 
-def print_backbone(name: str, args: argparse.Namespace, console: Console) -> None:
-    backbone = of_model(name, args)
+def _print_backbone(name: str, args: argparse.Namespace, console: Console) -> None:
+    backbone = _describe(name, args)
     cost = backbone.count
     console.print(f"[bold]{backbone.name}[/bold], served by {backbone.family}")
     console.print(f"levels         {format_levels(backbone.levels)}, out_indices={backbone.out_indices}")
@@ -121,26 +120,21 @@ def print_backbone(name: str, args: argparse.Namespace, console: Console) -> Non
     console.print(f"\n{backbone.lines}", markup=False, highlight=False, soft_wrap=True)
 
 
-def describe_config(name: str, args: argparse.Namespace) -> tuple[Row, Any]:
-    """A config's row, and its count.
+def _describe_config(name: str, args: argparse.Namespace) -> tuple[Row, Any]:
+    """Make a config's row of a table, and count its model.
 
     Raises:
         ValueError: as ``load_config``, or the model cannot be built or run.
     """
     require_mmengine("describing a config")
-    with redirect_stdout(sys.stderr):
+    with redirect_stdout(sys.stderr):  # mmdet and mmseg print when they are imported
         from mmengine.registry import MODELS
 
+        from adapters.openmmlab.config_tree import find_owner
         from adapters.openmmlab.count_config import count_config
-        from adapters.openmmlab.fit.config_tree import find_owner
-        from adapters.openmmlab.run import load_config, make_parser
-        from adapters.trunk.build import build_without_data
+        from adapters.openmmlab.run import load_config, parse_overrides
 
-    arguments = [name, *(["--backbone", args.backbone] if args.backbone else [])]
-    if args.cfg_options:
-        arguments += ["--cfg-options", *args.cfg_options]
-    with redirect_stdout(sys.stderr):  # mmdet and mmseg print when they are imported
-        cfg, _ = load_config(make_parser("").parse_args(arguments))
+        cfg, _ = load_config(name, backbone=args.backbone, overrides=parse_overrides(args.cfg_options))
         cost = count_config(cfg, tuple(args.size) if args.size else None)
     backbone = find_owner(cfg.model)[0]["backbone"]
     levels: Sequence[Any] = ()
@@ -151,8 +145,8 @@ def describe_config(name: str, args: argparse.Namespace) -> tuple[Row, Any]:
     return config_row(name, cfg.model.type, levels, cost), cost
 
 
-def print_config(name: str, args: argparse.Namespace, console: Console) -> None:
-    row, cost = describe_config(name, args)
+def _print_config(name: str, args: argparse.Namespace, console: Console) -> None:
+    row, cost = _describe_config(name, args)
     console.print(f"[bold]{name}[/bold], {row['family']}")
     if row["channels"]:
         console.print(f"levels         channels {row['channels']}, strides {row['strides']}")
@@ -164,7 +158,7 @@ def print_config(name: str, args: argparse.Namespace, console: Console) -> None:
     )
 
 
-def print_rows(rows: Sequence[Row], args: argparse.Namespace, console: Console) -> None:
+def _print_rows(rows: Sequence[Row], args: argparse.Namespace, console: Console) -> None:
     if args.json:
         print(to_json(rows))
     elif args.markdown:

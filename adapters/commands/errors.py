@@ -1,31 +1,31 @@
-"""What the command-line tools share before anything of OpenMMLab's is imported: errors in one line, and their end."""
+"""Ends of a process that runs a command: a user's mistake in one line, and a launched process without an abort."""
 
 import atexit
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-
-PACKAGE = Path(__file__).resolve().parents[1]
 
 #: Errors that tell a user what to do; others keep their traceback.
 USER_ERRORS = (ValueError, FileNotFoundError, ModuleNotFoundError)
 
-#: What torchrun, Slurm and Open MPI set in the environment of each process that they start.
-LAUNCHED = {"TORCHELASTIC_RUN_ID", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK"}
+#: Where the errors come from that are written for users: the library, the maintainers' tools, and scripts.
+OUR_CODE = {"adapters", "lab", "__main__"}
+
+#: Variables that torchrun, Slurm and Open MPI set in the environment of each process that they start.
+LAUNCHERS = {"TORCHELASTIC_RUN_ID", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK"}
 
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Turn a user's mistake, found by this package, into one line on stderr and exit code 1.
+    """Turn a user's mistake, found by our own code, into one line on stderr and exit code 1.
 
     An error that comes out of other code is not ours to explain and keeps its traceback.
     """
     try:
         yield
     except USER_ERRORS as error:
-        if not raised_here(error):
+        if not _is_raised_by_us(error):
             raise
         if os.environ.get("LOCAL_RANK", "0") == "0":
             print(f"error: {error}", file=sys.stderr)
@@ -39,7 +39,7 @@ def end_launched_process() -> None:
     (``terminate called without an active exception``), and the launcher takes a finished run for a failed one. So the
     process ends before those, and after everything that Python does at its end.
     """
-    if LAUNCHED.isdisjoint(os.environ):
+    if LAUNCHERS.isdisjoint(os.environ):
         return
     atexit._run_exitfuncs()
     sys.stdout.flush()
@@ -47,9 +47,9 @@ def end_launched_process() -> None:
     os._exit(0)
 
 
-def raised_here(error: BaseException) -> bool:
-    """Whether an error was raised by a line of this package, not by one that it called."""
+def _is_raised_by_us(error: BaseException) -> bool:
+    """Return whether a line of our own code raised an error, not a line that it called."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
-    return trace is not None and Path(trace.tb_frame.f_code.co_filename).resolve().is_relative_to(PACKAGE)
+    return trace is not None and trace.tb_frame.f_globals.get("__name__", "").partition(".")[0] in OUR_CODE

@@ -1,4 +1,4 @@
-"""The command line of ``tools/extract_features.py``."""
+"""The command ``dense-adapters extract``, and the parts that it shares with ``visualize``."""
 
 import argparse
 import signal
@@ -17,13 +17,21 @@ from adapters.extraction.options import NATIVE, OUTPUTS, ExtractionOptions
 from adapters.extraction.run import ENGINES, Summary, run_extraction
 from adapters.extraction.run_folder import recorded_threads
 from adapters.necks.pyramid import PYRAMIDS
+from adapters.openmmlab.config_files import find_config
+
+EPILOG = """examples:
+  dense-adapters extract photos --backbone twins_svt_small --out work_dirs/features
+  dense-adapters extract coco.json --backbone vit_small_patch16_224 --pyramid TapPyramid --out DIR
+  dense-adapters extract 'a/*.jpg' --config adapters::NAME --checkpoint FILE --out DIR --visualize
+
+A run that was stopped goes on when the same command is given again. Exits with 1 if an image failed."""
 
 #: Failures that the summary shows; the manifest has all.
 SHOWN = 10
 
 
 def add_input_arguments(parser: argparse.ArgumentParser) -> None:
-    """What is read, how it is fed, and where it goes."""
+    """Add the arguments that name the images, how they are fed, and the folder of the results."""
     default = ExtractionOptions()
     add = parser.add_argument
     add("input", nargs="+", help="images, folders, 'globs', a .txt of paths, a COCO .json")
@@ -53,15 +61,22 @@ def add_input_arguments(parser: argparse.ArgumentParser) -> None:
     add("--engine", choices=ENGINES, default="local", help="ray: over the cluster of RAY_ADDRESS, or one started here")
 
 
-def parse_arguments(arguments: Sequence[str] | None, description: str | None) -> argparse.Namespace:
-    """The arguments of ``tools/extract_features.py``."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+def make_parser() -> argparse.ArgumentParser:
+    """Make the parser of the command."""
+    parser = argparse.ArgumentParser(
+        prog="dense-adapters extract",
+        description="Extract the feature maps of images: one safetensors file each, and a Parquet manifest.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     add_input_arguments(parser)
     add = parser.add_argument
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--backbone", metavar="NAME", help="a timm model")
     which.add_argument(
-        "--config", metavar="FILE", help="an mmdet or mmseg config whose backbone is one of the adapters"
+        "--config",
+        metavar="FILE",
+        help="an mmdet or mmseg config whose backbone is one of the adapters: a path, or adapters::NAME",
     )
     add("--checkpoint", metavar="FILE", help="path, URL, timm (default of --backbone: the hub's weights), or random")
     add(
@@ -70,16 +85,16 @@ def parse_arguments(arguments: Sequence[str] | None, description: str | None) ->
     add("--pyramid", choices=sorted(PYRAMIDS), help="levels at strides 4, 8, 16, 32 from a token model")
     add("--outputs", default="pyramid", help=f"comma-separated, of {', '.join(OUTPUTS)} (default: %(default)s)")
     add("--visualize", action="store_true", help="draw a sheet per image and OUT/index.html")
-    return parser.parse_args(arguments)
+    return parser
 
 
 def options_of(args: argparse.Namespace, outputs: str, folder: Path) -> ExtractionOptions:
-    """The options that the command line stands for.
+    """Make the options of an extraction from the command line.
 
     Args:
-        args: of :func:`add_input_arguments`.
-        outputs: comma-separated.
-        folder: of the run, which may have been started on a machine of other cores.
+        args: values of :func:`add_input_arguments`.
+        outputs: names of outputs, comma-separated.
+        folder: folder of the run, which may have been started on a machine of other cores.
 
     Raises:
         ValueError: a value that is not allowed.
@@ -87,7 +102,7 @@ def options_of(args: argparse.Namespace, outputs: str, folder: Path) -> Extracti
     threads = args.threads if args.threads is not None else recorded_threads(folder) or torch.get_num_threads()
     return ExtractionOptions(
         outputs=tuple(outputs.split(",")),
-        size=parse_size(args.size),
+        size=_parse_size(args.size),
         batch_size=args.batch_size,
         max_pixels=args.max_pixels,
         max_decoded=args.max_decoded,
@@ -97,8 +112,8 @@ def options_of(args: argparse.Namespace, outputs: str, folder: Path) -> Extracti
     )
 
 
-def parse_size(words: Sequence[str] | None) -> tuple[int, ...] | str | None:
-    """``['224']``, ``['480', '640']`` or ``['native']``.
+def _parse_size(words: Sequence[str] | None) -> tuple[int, ...] | str | None:
+    """Read ``['224']``, ``['480', '640']`` or ``['native']``.
 
     Raises:
         ValueError: anything else.
@@ -112,8 +127,8 @@ def parse_size(words: Sequence[str] | None) -> tuple[int, ...] | str | None:
     return tuple(int(word) for word in words)
 
 
-def extractor_of(args: argparse.Namespace, options: ExtractionOptions) -> Extractor:
-    """The model that the command line names.
+def _build_extractor(args: argparse.Namespace, options: ExtractionOptions) -> Extractor:
+    """Build the model that the command line names.
 
     Raises:
         ValueError: it cannot be built, or the weights do not fit.
@@ -121,7 +136,7 @@ def extractor_of(args: argparse.Namespace, options: ExtractionOptions) -> Extrac
     config: dict[str, Any] = {"model_name": args.backbone, "weights": "timm"}
     overrides: dict[str, Any] = {}
     if args.config:
-        config, overrides = read_config(args.config)
+        config, overrides = read_config(str(find_config(args.config)))
     if args.levels:
         config["out_indices"] = tuple(args.levels)
     if args.pyramid:
@@ -129,18 +144,18 @@ def extractor_of(args: argparse.Namespace, options: ExtractionOptions) -> Extrac
     return build_extractor(config, options, args.checkpoint, args.seed, **overrides)
 
 
-def extract_features(arguments: Sequence[str] | None = None, description: str | None = None) -> int:
-    """Extract as the command line says; returns the exit code: 0, 1 if an image failed, 130 if interrupted.
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Extract the features of images; return 0, 1 if an image failed, 130 if interrupted.
 
     Raises:
         ValueError: a mistake in the arguments, with the remedy.
     """
-    args = parse_arguments(arguments, description)
+    args = make_parser().parse_args(arguments)
     options = options_of(args, args.outputs, args.out)
     if args.visualize and "pyramid" not in options.outputs:
         raise ValueError("--visualize draws the pyramid: add pyramid to --outputs.")
     paths = find_images(args.input, args.image_root, exclude=args.out)
-    extractor = extractor_of(args, options)
+    extractor = _build_extractor(args, options)
     with interruptible(args.out):
         summary = run_extraction(paths, extractor, args.out, args.workers, args.engine)
         report(summary, args.out)
@@ -156,7 +171,7 @@ def extract_features(arguments: Sequence[str] | None = None, description: str | 
 def interruptible(out: Path) -> Iterator[None]:
     """End with one line and exit code 130 on Ctrl-C, and on the SIGTERM with which a batch system ends a run.
 
-    What is being computed is waited for; asked a second time, the run ends where it is, as it can at any moment.
+    The batch that is being computed is finished first; a second signal ends the run at once, as it can at any moment.
     """
 
     def stop(*_: object) -> None:

@@ -1,51 +1,50 @@
-"""The command line of ``tools/layer_decay.py``: the parameter groups that a config's optimiser will have."""
+"""The command ``dense-adapters layer-decay``."""
 
+import argparse
 from collections.abc import Sequence
 
-from mmengine.logging import MMLogger
-from mmengine.registry import MODELS
+from adapters.commands.train import CONFIG_HELP, add_config_arguments
+from adapters.registry import require_mmengine
 
-from adapters.openmmlab.fit import drop_pretrained
-from adapters.openmmlab.layer_decay import TimmLayerDecayConstructor, format_groups
-from adapters.openmmlab.run import load_config, make_parser
-from adapters.trunk.build import build_without_data
+EPILOG = """examples:
+  dense-adapters layer-decay adapters::upernet_vit-base-rope_160k_ade20k-512x512
+  dense-adapters layer-decay mmdet::retinanet_r50_fpn_1x_coco --backbone twins_svt_small --decay-rate 0.8 --names"""
 
 
-def print_layer_decay(arguments: Sequence[str] | None = None) -> None:
-    """Build a config's model without data, group its parameters, and print the groups.
+def make_parser() -> argparse.ArgumentParser:
+    """Make the parser of the command."""
+    parser = argparse.ArgumentParser(
+        prog="dense-adapters layer-decay",
+        description="Print the groups of parameters that TimmLayerDecayConstructor makes of a config's model: layers, "
+        "learning rates, weight decays.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("config", help=CONFIG_HELP)
+    add_config_arguments(parser)
+    parser.add_argument("--decay-rate", type=float, help="instead of the config's own, or where it has none")
+    parser.add_argument("--names", action="store_true", help="list the parameters of each group")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the groups; return 0.
 
     Raises:
         ValueError: the config has no layer-wise decay and no rate is given, or as the constructor.
     """
-    parser = make_parser("Print the parameter groups of a config with TimmLayerDecayConstructor.")
-    parser.add_argument("--decay-rate", type=float, help="instead of the config's own, or where it has none")
-    parser.add_argument("--names", action="store_true", help="list the parameters of each group")
-    args = parser.parse_args(arguments)
-    cfg, notes = load_config(args)
+    args = make_parser().parse_args(arguments)
+    require_mmengine("dense-adapters layer-decay")
+    from adapters.openmmlab.layer_decay import format_groups, groups_of_config
+    from adapters.openmmlab.run import load_config, parse_overrides
+
+    cfg, notes = load_config(args.config, backbone=args.backbone, overrides=parse_overrides(args.cfg_options))
     for note in notes:
         print(note)
-    wrapper = dict(cfg.optim_wrapper)
-    constructor = wrapper.pop("constructor", None)
-    paramwise = dict(wrapper.pop("paramwise_cfg", None) or {})
-    name = TimmLayerDecayConstructor.__name__
-    if args.decay_rate is not None:
-        paramwise["decay_rate"] = args.decay_rate
-    elif constructor != name:
-        raise ValueError(
-            f"{args.config} has optim_wrapper.constructor={constructor!r}, not {name!r}: set it in the config, or give "
-            "--decay-rate to see what it would do."
-        )
-    paramwise.pop("print_groups", None)
-    drop_pretrained(cfg.model)
-    model = build_without_data(lambda: MODELS.build(cfg.model))
-    grouping = TimmLayerDecayConstructor(wrapper, paramwise)
-    logger = MMLogger.get_current_instance()
-    level = logger.level
-    logger.setLevel("ERROR")  # mmengine's constructor logs a line for each parameter
-    grouping.add_params([], model)
-    logger.setLevel(level)
-    print(format_groups(grouping.groups))
+    groups = groups_of_config(cfg, args.decay_rate)
+    print(format_groups(groups))
     if args.names:
-        for group in grouping.groups:
+        for group in groups:
             print(f"\nlayer {'-' if group.layer is None else group.layer}, lr {group.lr:.3g}:")
             print("\n".join(f"  {parameter}" for parameter in group.names))
+    return 0

@@ -1,1 +1,1 @@
-"""What a model or a config is made of, and what it costs: the parts of ``tools/describe.py``."""
+"""Levels, parameters and multiply-adds of a model, as ``dense-adapters describe`` prints them."""

@@ -1,4 +1,4 @@
-"""What a timm model gives as a backbone: levels, parameters, multiply-adds, and the lines for a config."""
+"""A description of a timm model as a backbone: levels, parameters, multiply-adds, and the lines for a config."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,13 +26,13 @@ class Backbone:
     """A timm model as an adapter, and as the classifier that its model card describes.
 
     Attributes:
-        name: timm's.
-        family: the adapter's class.
-        levels: what ``forward`` gives.
-        out_indices: the stages or blocks of these levels.
-        count: of the adapter.
-        classifier: of timm's whole model at its native size, as model cards count; None where it does not run.
-        lines: to paste into a config.
+        name: timm's name of the model.
+        family: name of the adapter's class.
+        levels: channels and strides of its maps.
+        out_indices: stages or blocks that the levels come from.
+        count: the adapter's parameters and multiply-adds.
+        classifier: those of timm's complete model at its native size, as model cards count; None where it does not run.
+        lines: lines to paste into a config.
     """
 
     name: str
@@ -72,23 +72,23 @@ def describe_backbone(
 
 
 def native_size(adapter: BackboneAdapter) -> tuple[int, int]:
-    """``(H, W)`` of the images that the model was trained on, in pixels."""
+    """Return ``(H, W)`` of the images that the model was trained on, in pixels."""
     size = adapter.trunk.pretrained_cfg.get("input_size") or (3, USUAL_SIDE, USUAL_SIDE)
     return size[1], size[2]
 
 
 def count_classifier(model_name: str, size: tuple[int, int]) -> Count | None:
-    """timm's own model, classifier and all, on one image."""
+    """Count timm's own model, with its classifier, on one image; None where it needs values to run."""
     model = build_without_data(lambda: timm.create_model(model_name)).eval()
     try:
         return count(model, size, model)
     except (NotImplementedError, RuntimeError):
-        # Some models compute with values, which tensors without data have not; the page then goes without the count.
+        # Some models compute with values, which tensors without data lack; their description has no such count.
         return None
 
 
 def config_lines(adapter: BackboneAdapter, options: Mapping[str, Any]) -> str:
-    """Lines of a config: the import, the normalisation of the weights, the backbone, and an FPN that fits it.
+    """Write the lines of a config: import, normalisation of the weights, backbone, and an FPN that fits it.
 
     A model of one stride gets a pyramid, since that is what a config with an FPN needs.
     """
@@ -110,7 +110,7 @@ def config_lines(adapter: BackboneAdapter, options: Mapping[str, Any]) -> str:
             "custom_imports = dict(imports=['adapters'], allow_failed_imports=False)",
             "model = dict(",
             f"    data_preprocessor=dict(mean={mean}, std={std}, bgr_to_rgb=True),",
-            f"    backbone={format_dict(backbone)},",
+            f"    backbone={_format_dict(backbone)},",
             f"    neck=dict(type='FPN', in_channels={channels}, out_channels=256, num_outs={len(levels) + 1}),",
             ")",
         )
@@ -121,14 +121,14 @@ def _with_pyramid(adapter: BackboneAdapter, options: Mapping[str, Any]) -> tuple
     return TimmAdapter(adapter.model_name, **dict(options, pyramid=PYRAMID)).levels
 
 
-def format_dict(value: Any) -> str:
-    """Python source of a value, dicts written with ``dict(...)`` as OpenMMLab's configs are."""
+def _format_dict(value: Any) -> str:
+    """Write a value as Python source, dicts with ``dict(...)`` as in OpenMMLab's configs."""
     if isinstance(value, Mapping):
-        return f"dict({', '.join(f'{key}={format_dict(inner)}' for key, inner in value.items())})"
+        return f"dict({', '.join(f'{key}={_format_dict(inner)}' for key, inner in value.items())})"
     return repr(value)
 
 
 def unused_parameters(adapter: BackboneAdapter) -> int:
-    """Parameters of timm's full model that the adapter has removed: the classifier, a final norm, pruned stages."""
+    """Count parameters of timm's model that the adapter has removed: the classifier, a final norm, pruned stages."""
     full: nn.Module = build_without_data(lambda: timm.create_model(adapter.model_name, **adapter.trunk_arguments))
     return sum(parameter.numel() for name, parameter in full.named_parameters() if name in adapter.pruned_keys)

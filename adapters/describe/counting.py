@@ -1,7 +1,7 @@
 """Counting parameters and multiply-adds of a model, without data where that is possible.
 
 A model is built and run on the ``meta`` device, where tensors have shapes and nothing else: the largest detector takes
-a second or two and no memory to speak of. What reads values on its way (the masks of a DETR, say) runs for real.
+a second or two and no memory to speak of. A model that computes with values (the masks of a DETR) runs for real.
 """
 
 from collections.abc import Callable
@@ -29,15 +29,14 @@ ATTENTION_OPERATORS = (
 
 @dataclass(frozen=True)
 class Count:
-    """What a model holds and does for one image.
+    """The parameters of a model, and its multiply-adds for one image.
 
     Attributes:
-        parameters: all of them, frozen ones too, each once.
-        multiply_adds: of convolutions, linear layers and attention; norms, activations, sampling and resizing are none.
-        attention: how many of these multiply activations with each other: what counters that only look at layers leave
-            out.
-        deconvolution_excess: what counters add that take a transposed convolution for a convolution of its output's
-            size, where most of what they multiply is zero.
+        parameters: number of values in all parameters, frozen ones too, each once.
+        multiply_adds: those of convolutions, linear layers and attention; norms, activations and resizing have none.
+        attention: those that multiply activations with each other, which counters of layers leave out.
+        deconvolution_excess: multiply-adds that counters add which take a transposed convolution for a convolution of
+            its output's size, where most factors are zero.
         size: ``(H, W)`` of the image in pixels.
         parts: the parameters of each part of the model, by its name.
     """
@@ -51,7 +50,14 @@ class Count:
 
 
 def count(module: nn.Module, size: tuple[int, int], run: Callable[[Tensor], Any], channels: int = 3) -> Count:
-    """Count a module while ``run(image)`` runs it on one image ``(1, channels, H, W)`` of the module's device."""
+    """Count a module while ``run(image)`` runs it on one image ``(1, channels, H, W)`` of the module's device.
+
+    Args:
+        module: the model, on any device, ``meta`` among them.
+        size: ``(H, W)`` of the image in pixels.
+        run: runs the module on an image.
+        channels: channels of the image.
+    """
     device = next(module.parameters()).device
     # The image first: a random one has no value that a model would trip over, and on meta it costs nothing.
     image = torch.randn(1, channels, *size, device=device)
@@ -72,12 +78,12 @@ def count(module: nn.Module, size: tuple[int, int], run: Callable[[Tensor], Any]
 
 
 def count_parameters(module: nn.Module) -> int:
-    """Numbers in the parameters of a module, shared ones once."""
+    """Return the number of values in the parameters of a module, shared ones once."""
     return sum(parameter.numel() for parameter in module.parameters())
 
 
 class _Extra:
-    """Counts, while it is entered, what torch's counter does not: mmcv's deformable convolutions, for one."""
+    """A counter of the operations that torch's counter does not see, such as mmcv's deformable convolutions."""
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module

@@ -9,9 +9,10 @@ aten = torch.ops.aten
 
 
 def flop_counter() -> FlopCounterMode:
-    """Counts while it is entered; ``get_total_flops()`` says how many, two for a multiply-add.
+    """Make a counter that counts while it is entered; ``get_total_flops()`` has two for each multiply-add.
 
-    torch knows the fused attention of GPUs alone, and takes a depthwise convolution's backward for a dense one's.
+    torch's own counter knows the fused attention of GPUs alone, and takes a depthwise convolution's backward for a
+    dense one's.
     """
     return FlopCounterMode(
         display=False,
@@ -24,14 +25,14 @@ def flop_counter() -> FlopCounterMode:
 
 
 def attention(query: torch.Size, key: torch.Size, value: torch.Size, *_: Any, **__: Any) -> int:
-    """Of the fused forward, from shapes."""
+    """FLOPs of fused attention's forward, from shapes ``(B, heads, N, dim)``."""
     return sdpa_flop_count(query, key, value)
 
 
 def attention_backward(
     gradient: torch.Size, query: torch.Size, key: torch.Size, value: torch.Size, *_: Any, **__: Any
 ) -> int:
-    """Of the fused backward, the scores computed anew, from shapes."""
+    """FLOPs of fused attention's backward, the scores computed anew, from shapes ``(B, heads, N, dim)``."""
     return sdpa_backward_flop_count(gradient, query, key, value)
 
 
@@ -49,6 +50,6 @@ def convolution_backward(
     wanted: tuple[bool, bool, bool],
     **_: Any,
 ) -> int:
-    """Of the gradients of image and weight, each as many as the forward's, from shapes."""
+    """FLOPs of the gradients of image and weight, each as many as the forward's, from shapes."""
     del bias_sizes, stride, padding, dilation, output_padding, groups
     return conv_flop_count(image, weight, gradient, transposed) * sum(wanted[:2])

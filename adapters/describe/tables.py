@@ -14,19 +14,19 @@ Row = dict[str, Any]
 
 
 def backbone_row(backbone: Backbone) -> Row:
-    """A model's line in a table."""
+    """Make a model's line in a table."""
     return {
         "model": backbone.name,
         "family": backbone.family,
         "channels": [level.channels for level in backbone.levels],
         "strides": [level.stride for level in backbone.levels],
-        **count_cells(backbone.count),
+        **_count_cells(backbone.count),
         "note": "",
     }
 
 
 def failed_row(name: str, error: Exception) -> Row:
-    """The line of what cannot be described, with the reason."""
+    """Make the line of a model that cannot be described, with the reason."""
     cells = dict.fromkeys(
         ("family", "channels", "strides", "size", "parameters (M)", "multiply-adds (G)", "attention (G)")
     )
@@ -34,18 +34,18 @@ def failed_row(name: str, error: Exception) -> Row:
 
 
 def config_row(name: str, kind: str, levels: Sequence[Level], count: Count) -> Row:
-    """A config's line in a table."""
+    """Make a config's line in a table."""
     return {
         "model": name,
         "family": kind,
         "channels": [level.channels for level in levels],
         "strides": [level.stride for level in levels],
-        **count_cells(count),
+        **_count_cells(count),
         "note": "",
     }
 
 
-def count_cells(count: Count) -> Row:
+def _count_cells(count: Count) -> Row:
     return {
         "size": list(count.size),
         "parameters (M)": round(count.parameters / 1e6, 2),
@@ -54,34 +54,34 @@ def count_cells(count: Count) -> Row:
     }
 
 
-def format_cell(value: Any) -> str:
-    """``[800, 600]`` as ``800, 600``; nothing as nothing."""
+def _format_cell(value: Any) -> str:
+    """Write ``[800, 600]`` as ``800, 600``, and None as nothing."""
     if value is None:
         return ""
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def to_markdown(rows: Sequence[Row]) -> str:
-    """A Markdown table, numbers to the right."""
+    """Write a Markdown table, numbers to the right."""
     names = list(rows[0])
     numeric = {name for name in names if all(isinstance(row[name], int | float | None) for row in rows)}
     lines = [
         f"| {' | '.join(names)} |",
         f"|{'|'.join('---:' if name in numeric else '---' for name in names)}|",
-        *(f"| {' | '.join(format_cell(row[name]) for name in names)} |" for row in rows),
+        *(f"| {' | '.join(_format_cell(row[name]) for name in names)} |" for row in rows),
     ]
     return "\n".join(lines)
 
 
 def to_json(rows: Sequence[Row]) -> str:
-    """A list of objects, with the columns' names as keys."""
+    """Write a JSON list of objects, with the columns' names as keys."""
     return json.dumps(list(rows), indent=1)
 
 
 def to_table(rows: Sequence[Row]) -> Table:
-    """A table for a terminal; columns that are empty throughout are left out."""
+    """Make a table for a terminal; columns that are empty throughout are left out."""
     names = [name for name in rows[0] if any(row[name] not in (None, "", []) for row in rows)]
     table = Table(*names)
     for row in rows:
-        table.add_row(*(format_cell(row[name]) for name in names))
+        table.add_row(*(_format_cell(row[name]) for name in names))
     return table

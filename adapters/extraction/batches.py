@@ -1,4 +1,4 @@
-"""Batches from files: read, scaled and padded in worker processes while the model computes."""
+"""Batches of images, read, scaled and padded in worker processes while the model computes."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -16,12 +16,12 @@ from adapters.extraction.read_image import Size, UnreadableImageError, read_rgb
 
 @dataclass
 class LoadedBatch:
-    """A batch as the model takes it.
+    """A batch of images, before normalisation.
 
     Attributes:
-        number: which of the batches that were to be loaded.
-        pixels: bytes ``(B, 3, H, W)``, zero where an image does not reach; one that could not be read is all zeros, so
-            that the batch keeps its size.
+        number: index of the batch among those to load.
+        pixels: bytes ``(B, 3, H, W)``, zero right of each image and below it. An image that could not be read is all
+            zeros, so that the batch keeps its size.
         sizes: height and width of each image.
         problems: for each image the reason why it could not be read, or None.
     """
@@ -32,17 +32,17 @@ class LoadedBatch:
     problems: list[str | None]
 
     def count_pixels(self) -> int:
-        """Of all images, pads included."""
+        """Return the number of pixels of all images, pads included."""
         return self.pixels.numel() // self.pixels.shape[1]
 
 
 class Batches(Dataset[LoadedBatch]):
-    """Batches by number.
+    """A dataset whose items are batches.
 
     Args:
-        batches: as planned.
-        preprocessing: of the model.
-        max_decoded: megapixels of an image at most.
+        batches: the planned batches.
+        preprocessing: scales the images.
+        max_decoded: megapixels at which an image is refused.
     """
 
     def __init__(self, batches: Sequence[Batch], preprocessing: Preprocessing, max_decoded: float) -> None:
@@ -58,12 +58,12 @@ class Batches(Dataset[LoadedBatch]):
         height, width = batch.size
         pixels = torch.zeros(len(batch.entries), 3, height, width, dtype=torch.uint8)
         problems: list[str | None] = []
-        for place, entry in enumerate(batch.entries):
+        for position, entry in enumerate(batch.entries):
             try:
                 image = read_rgb(entry.path, self.max_decoded)
                 if (image.height, image.width) != entry.original:
                     raise UnreadableImageError("the file has changed since the run was planned")
-                pixels[place, :, : entry.fed[0], : entry.fed[1]] = self.preprocessing.scale(image)
+                pixels[position, :, : entry.fed[0], : entry.fed[1]] = self.preprocessing.scale(image)
                 problems.append(None)
             except UnreadableImageError as error:
                 problems.append(str(error))
@@ -71,10 +71,10 @@ class Batches(Dataset[LoadedBatch]):
 
 
 def load_batches(batches: Batches, workers: int, lock: Path | None = None) -> Iterator[LoadedBatch]:
-    """All batches in their order, read ahead by ``workers`` processes; by this one if that is 0.
+    """Load all batches in their order, read ahead by ``workers`` processes; by this one if that is 0.
 
     Args:
-        batches: what to load.
+        batches: the batches to load.
         workers: processes.
         lock: a lock file of this process that workers must not hold on to if it dies.
     """
@@ -82,18 +82,19 @@ def load_batches(batches: Batches, workers: int, lock: Path | None = None) -> It
         batches,
         batch_size=None,
         num_workers=min(workers, len(batches)),
-        worker_init_fn=_Worker(lock),
+        worker_init_fn=_ReleaseLock(lock),
         pin_memory=torch.cuda.is_available(),
     )
     yield from loader
 
 
-class _Worker:
+class _ReleaseLock:
+    """The first thing that a worker does: close the run's lock, since the run may be killed before its workers."""
+
     def __init__(self, lock: Path | None) -> None:
         self.lock = lock
 
     def __call__(self, _: int) -> None:
-        """Let go of the lock that the fork has copied: it is the run's, which may be killed before its workers."""
         if self.lock is None or not self.lock.exists():
             return
         inherited = os.stat(self.lock)

@@ -2,7 +2,6 @@
 
 import html
 import io
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,14 +12,14 @@ from safetensors.torch import load_file
 from torch import Tensor
 from tqdm import tqdm
 
-from adapters.extraction.colours import Basis
-from adapters.extraction.feature_files import remove_partials, write_whole
+from adapters.extraction.disk import remove_partial_files, write_file
 from adapters.extraction.manifest import read_manifest
 from adapters.extraction.preprocessing import Preprocessing
 from adapters.extraction.read_image import UnreadableImageError, read_rgb
 from adapters.extraction.records import OK
 from adapters.extraction.run_folder import SETTINGS
-from adapters.extraction.sheets import Panel, draw_sheet, level_picture
+from adapters.extraction.sheets import Basis, Panel, draw_sheet, level_picture
+from adapters.files import read_json
 
 SHEETS, PAGE = "sheets", "index.html"
 
@@ -35,8 +34,8 @@ class Features:
     """The features of one model, in the folder of a finished extraction.
 
     Args:
-        title: of the model.
-        folder: of the extraction.
+        title: the model's title.
+        folder: the extraction's folder.
 
     Raises:
         ValueError: the extraction has not finished, or holds no pyramid.
@@ -48,7 +47,7 @@ class Features:
         rows = read_manifest(folder)
         self.rows = {row["path"]: row for row in rows if row["status"] == OK}
         self.failures = {row["path"]: row["reason"] for row in rows if row["status"] != OK}
-        self.settings: dict[str, Any] = json.loads((folder / SETTINGS).read_text())
+        self.settings: dict[str, Any] = read_json(folder / SETTINGS)
         if "pyramid" not in self.settings["outputs"]:
             raise ValueError(f"{folder} holds no pyramid to draw: extract with --outputs pyramid.")
         size = self.settings["size"]
@@ -63,10 +62,10 @@ class Features:
             yield load_file(self.folder / row["file"])[f"level{level}"]
 
     def fed_image(self, path: str) -> Image.Image:
-        """The image as the model got it, before normalisation.
+        """Return the image as the model got it, before normalisation.
 
         Raises:
-            UnreadableImageError: it is gone or another one since it was extracted.
+            UnreadableImageError: the file is gone, or has changed since it was extracted.
         """
         row = self.rows[path]
         image = read_rgb(Path(path), max_decoded=float("inf"))
@@ -76,7 +75,7 @@ class Features:
         return Image.fromarray(pixels.permute(1, 2, 0).numpy())
 
     def panels(self, path: str) -> list[Panel]:
-        """The image and its levels."""
+        """Return panels of the image and of its levels."""
         row = self.rows[path]
         size = (row["fed_height"], row["fed_width"])
         tensors = load_file(self.folder / row["file"])
@@ -91,18 +90,18 @@ def draw_gallery(out: Path, models: Mapping[str, Path]) -> Path:
     """Draw a sheet per image, with a row for each model, and the page that shows them.
 
     Args:
-        out: folder; gets ``index.html`` and ``sheets/``.
-        models: title -> folder of a finished extraction. Images that one of them lacks are listed, not drawn.
+        out: the folder that gets ``index.html`` and ``sheets/``.
+        models: folders of finished extractions by title. Images that one of them lacks are listed, not drawn.
 
     Returns:
-        The page.
+        The path of the page.
 
     Raises:
         ValueError: an extraction has not finished or holds no pyramid, or the disk is full.
     """
     features = [Features(title, folder) for title, folder in models.items()]
     (out / SHEETS).mkdir(parents=True, exist_ok=True)
-    remove_partials(out / SHEETS)
+    remove_partial_files(out / SHEETS)
     common = [path for path in features[0].rows if all(path in other.rows for other in features)]
     missing = {path: reason for model in features for path, reason in model.failures.items()}
     figures = []
@@ -115,9 +114,9 @@ def draw_gallery(out: Path, models: Mapping[str, Path]) -> Path:
             continue
         buffer = io.BytesIO()
         sheet.save(buffer, "PNG")
-        write_whole(out / SHEETS / name, buffer.getvalue())
+        write_file(out / SHEETS / name, buffer.getvalue())
         figures.append(_figure(f"{SHEETS}/{name}", path, sheet.size))
-    write_whole(out / PAGE, _page([model.title for model in features], figures, missing).encode())
+    write_file(out / PAGE, _page([model.title for model in features], figures, missing).encode())
     return out / PAGE
 
 

@@ -1,4 +1,4 @@
-"""``adapters.extract``: features of images, one after the other, without a folder of results."""
+"""``adapters.extract``: features of images in memory, without a folder of results."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from adapters.base import BackboneAdapter
 from adapters.extraction.building import build_extractor
-from adapters.extraction.feature_files import to_records
+from adapters.extraction.feature_files import split_batch
 from adapters.extraction.inputs import find_images
 from adapters.extraction.local_engine import run_locally
 from adapters.extraction.options import ExtractionOptions
@@ -21,17 +21,17 @@ from adapters.levels import Level
 
 @dataclass(frozen=True)
 class Extraction:
-    """What was extracted from one image.
+    """The features of one image, or the reason why there are none.
 
     Attributes:
-        path: of the image.
-        index: of the image among all.
+        path: path of the image.
+        index: place of the image among all.
         reason: why there are no features, or None.
         original: height and width of the image, upright; None where it could not be read.
-        fed: height and width as the model got it, before padding.
+        fed: height and width of the model's input, before padding.
         levels: channels and stride of each map.
-        maps: one per level, ``(C, ceil(H / stride), ceil(W / stride))`` of the fed size, on the CPU.
-        embedding: ``(D,)``, what timm's ``forward_head(..., pre_logits=True)`` gives, or None.
+        maps: one per level, ``(C, ceil(H / stride), ceil(W / stride))`` for an input of ``H x W``, on the CPU.
+        embedding: ``(D,)``, the output of timm's ``forward_head(..., pre_logits=True)``, or None.
         top5: index, name and probability of the best classes, or None.
     """
 
@@ -54,7 +54,7 @@ def extract(
     workers: int = 0,
     seed: int = 0,
 ) -> Iterator[Extraction]:
-    """Features of images, as ``tools/extract_features.py`` writes them, batch by batch of like-sized images.
+    """Extract features of images, as ``tools/extract_features.py`` writes them, batch by batch of like-sized images.
 
     >>> for found in adapters.extract("photos", "twins_svt_small", checkpoint="timm"):  # doctest: +SKIP
     ...     print(found.path, [tuple(m.shape) for m in found.maps])
@@ -67,7 +67,7 @@ def extract(
             for a name, ``'timm'``.
         options: see :class:`ExtractionOptions`.
         workers: processes that read images ahead.
-        seed: of random weights.
+        seed: seed of random weights.
 
     Yields:
         One :class:`Extraction` per image, in the order of the batches; ``index`` is the image's place in the input.
@@ -86,7 +86,7 @@ def extract(
         yield Extraction(paths[index], index, reason, size)
     for batch, loaded, features in run_locally(extractor, plan.batches, workers):
         features = features if isinstance(features, str) else features.to_cpu()
-        for record, tensors in to_records(batch, loaded, features, extractor):
+        for record, tensors in split_batch(batch, loaded, features, extractor):
             yield _extraction(paths[record.index], record, tensors, extractor.levels)
 
 

@@ -1,4 +1,4 @@
-"""From what a user names to a list of image files: folders, globs, lists of paths, COCO annotations."""
+"""Input images: folders, globs, lists of paths and COCO annotations become one list of image files."""
 
 import glob
 import json
@@ -16,7 +16,7 @@ SUFFIXES = (
 def find_images(
     sources: Sequence[str | os.PathLike[str]], image_root: Path | None = None, exclude: Path | None = None
 ) -> list[Path]:
-    """The images that ``sources`` stand for, as absolute paths, each once, in the order in which they are named.
+    """List the images that ``sources`` stand for, as absolute paths, each once, in the order in which they are named.
 
     Args:
         sources: images, folders (searched with all below them, links to folders too, in the order of their names),
@@ -101,7 +101,7 @@ def _in_coco(path: Path, image_root: Path | None) -> list[Path]:
 
 
 def _likely_roots(path: Path) -> Iterator[Path]:
-    """Beside the json, above it, or the split's folder: one whose name is in the json's, as COCO has them."""
+    """Yield the json's folder, the one above, and the split's folders, whose names are in the json's, as in COCO."""
     above = path.absolute().parent.parent
     yield from (path.parent, above)
     for folder in (above, above / "images"):

@@ -24,11 +24,14 @@ from adapters.extraction.planning import Batch
 #: Batches that wait to be written; with more, a slow disk would fill the memory.
 WAITING = 1
 
+#: Start of a reason of failure that does not lie in the image: the next start tries again.
+OUT_OF_MEMORY = "out of memory"
+
 Computed = tuple[Batch, LoadedBatch, BatchFeatures | str]
 
 
 def compute(extractor: Extractor, loaded: LoadedBatch) -> BatchFeatures | str:
-    """Features of a batch, or why there are none: the memory does not suffice for it."""
+    """Compute the features of a batch; where the memory does not suffice, return that as the reason."""
     if all(problem is not None for problem in loaded.problems):
         return "no image of the batch could be read"
     threads = extractor.options.threads_of(loaded.count_pixels())
@@ -46,18 +49,14 @@ def compute(extractor: Extractor, loaded: LoadedBatch) -> BatchFeatures | str:
     return f"{OUT_OF_MEMORY} for a batch of {size}: extract with a smaller batch_size or size"
 
 
-#: Begins the reason of a failure that is not the image's: the next start tries again.
-OUT_OF_MEMORY = "out of memory"
-
-
 def run_locally(
     extractor: Extractor, batches: Sequence[Batch], workers: int, lock: Path | None = None
 ) -> Generator[Computed, None, None]:
-    """Compute batches, reading ahead, and give them in their order. Close it where it is left before its end.
+    """Compute batches, reading ahead, and yield them in their order; close the generator if you leave it early.
 
     Args:
-        extractor: prepared.
-        batches: what to compute.
+        extractor: the model, on its device.
+        batches: the batches to compute.
         workers: processes that load.
         lock: see :func:`~adapters.extraction.batches.load_batches`.
     """
@@ -76,85 +75,85 @@ def run_locally(
 
 
 class _Streams:
-    """Threads that compute batches, as many at once as there are threads of torch's for.
+    """Threads that each compute a batch at a time, on their share of torch's threads.
 
     Args:
-        extractor: prepared.
-        most: batches that there are.
+        extractor: the model, on its device.
+        batch_count: number of batches of the run.
 
     Attributes:
-        pending: batches that are computed or wait for it, oldest first.
+        pending: batches that are being computed or wait for it, oldest first.
     """
 
-    def __init__(self, extractor: Extractor, most: int) -> None:
+    def __init__(self, extractor: Extractor, batch_count: int) -> None:
         self._options = extractor.options
-        self._before = torch.get_num_threads()
+        self._torch_threads = torch.get_num_threads()
         # The folder's run may have been started on more cores than there are here, or on fewer.
-        self._threads = _Places(min(self._options.threads, self._before))
-        count = min(self._options.streams, max(1, self._threads.count // self._options.threads_of(1)), most)
-        self._free: queue.SimpleQueue[Extractor] = queue.SimpleQueue()
-        for one in (extractor, *(extractor.twin() for _ in range(count - 1))):
-            self._free.put(one)
+        self._budget = _ThreadBudget(min(self._options.threads, self._torch_threads))
+        count = min(self._options.streams, max(1, self._budget.total // self._options.threads_of(1)), batch_count)
+        self._models: queue.SimpleQueue[Extractor] = queue.SimpleQueue()
+        for model in (extractor, *(extractor.twin() for _ in range(count - 1))):
+            self._models.put(model)
         self._count = count
         self._pool = ThreadPoolExecutor(count, "compute")
         self.pending: deque[tuple[LoadedBatch, Future[BatchFeatures | str]]] = deque()
 
     def are_full_for(self, loaded: LoadedBatch) -> bool:
-        """Whether the oldest batch has to be taken before this one may start.
+        """Return True if the oldest batch has to be taken before this one may start.
 
-        One more than are computed may be there, so that a stream finds its next batch at once, unless they are large.
+        One batch may wait beside those being computed, so that a stream finds its next at once, unless they are large.
         """
-        pixels = sum(one.count_pixels() for one, _ in self.pending) + loaded.count_pixels()
+        pixels = sum(other.count_pixels() for other, _ in self.pending) + loaded.count_pixels()
         return len(self.pending) > self._count or (bool(self.pending) and pixels > 2 * BATCH_PIXELS)
 
     def start(self, loaded: LoadedBatch) -> None:
-        """Have a batch computed."""
+        """Hand a batch to the next free thread."""
         self.pending.append((loaded, self._pool.submit(self._compute, loaded)))
 
     def take(self) -> tuple[LoadedBatch, BatchFeatures | str]:
-        """The oldest batch, once it is computed.
+        """Remove the oldest batch from ``pending`` and return it, once it is computed.
 
         Raises:
-            Exception: what computing it has raised.
+            Exception: any that its computation has raised.
         """
         loaded, future = self.pending.popleft()
         features = future.result()
         if isinstance(features, str) and features.startswith(OUT_OF_MEMORY) and self._count > 1:
-            # Perhaps it does suffice for this one alone.
+            # The memory may suffice for this batch alone.
             wait([future for _, future in self.pending])
             features = self._pool.submit(self._compute, loaded).result()
         return loaded, features
 
     def _compute(self, loaded: LoadedBatch) -> BatchFeatures | str:
-        with self._threads.taken(self._options.threads_of(loaded.count_pixels())):
-            one = self._free.get()
+        with self._budget.reserve(self._options.threads_of(loaded.count_pixels())):
+            model = self._models.get()
             try:
-                return compute(one, loaded)
+                return compute(model, loaded)
             finally:
-                self._free.put(one)
+                self._models.put(model)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Wait for the batches that are being computed, and drop those that are not yet."""
+        """Wait for the batches that are being computed, and drop those that wait."""
         self._pool.shutdown(cancel_futures=True)
-        # Each thread has a number of its own, but one that is new takes what was set last.
-        torch.set_num_threads(self._before)
+        # Torch keeps its number of threads per thread, but a new thread takes the number that was set last.
+        torch.set_num_threads(self._torch_threads)
 
 
-class _Places:
-    """So many places, several of which may be taken at once."""
+class _ThreadBudget:
+    """A semaphore of which a batch takes several permits at once: the CPU threads that it will use."""
 
-    def __init__(self, count: int) -> None:
-        self.count = count
-        self._free = count
+    def __init__(self, total: int) -> None:
+        self.total = total
+        self._free = total
         self._changed = threading.Condition()
 
     @contextmanager
-    def taken(self, count: int) -> Iterator[None]:
-        """Hold places, once there are enough; all of them where there are fewer."""
-        count = min(count, self.count)
+    def reserve(self, count: int) -> Iterator[None]:
+        """Hold ``count`` threads, or all if there are fewer, once they are free."""
+        count = min(count, self.total)
         with self._changed:
             self._changed.wait_for(lambda: self._free >= count)
             self._free -= count
@@ -167,49 +166,38 @@ class _Places:
 
 
 class Writer:
-    """A thread that writes what it is given, in order, while the next batch is computed.
+    """A thread that writes batches in order while the next one is computed; after an error it writes no more.
 
     Args:
-        write: what to do with each item; its exceptions are raised by the next :meth:`put`, or at the end.
+        write: called with each batch; its exceptions are raised by a later :meth:`put`, or at the end.
     """
 
     def __init__(self, write: Callable[[Computed], None]) -> None:
         self._write = write
-        self._queue: queue.Queue[Computed | None] = queue.Queue(WAITING)
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
+        self._pool = ThreadPoolExecutor(1, "writer")
+        self._pending: deque[Future[None]] = deque()
 
     def put(self, item: Computed) -> None:
-        """Hand over an item; waits while too many are waiting.
+        """Hand over a batch; wait while too many are waiting.
 
         Raises:
-            Exception: what writing an earlier item has raised.
+            Exception: any that writing an earlier batch has raised.
         """
-        self._queue.put(item)
-        self._raise()
+        previous = self._pending[-1] if self._pending else None
+        self._pending.append(self._pool.submit(self._write_after, previous, item))
+        while self._pending and (self._pending[0].done() or len(self._pending) > WAITING + 1):
+            self._pending.popleft().result()
+
+    def _write_after(self, previous: Future[None] | None, item: Computed) -> None:
+        if previous is not None:
+            previous.result()  # raises its error, so that nothing is written after it
+        self._write(item)
 
     def __enter__(self) -> Self:
-        self._thread.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Wait until everything is written, also where the computation was interrupted."""
-        self._queue.put(None)
-        self._thread.join()
-        if kind is None:
-            self._raise()
-
-    def _raise(self) -> None:
-        if self._error is not None:
-            error, self._error = self._error, None
-            raise error
-
-    def _run(self) -> None:
-        failed = False
-        while (item := self._queue.get()) is not None:
-            if failed:
-                continue  # keep taking, so that nobody waits for a place in the queue
-            try:
-                self._write(item)
-            except BaseException as error:
-                self._error, failed = error, True
+        self._pool.shutdown()
+        while kind is None and self._pending:
+            self._pending.popleft().result()

@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from adapters.extraction.feature_files import FEATURES, write_whole
+from adapters.extraction.disk import write_file
+from adapters.extraction.feature_files import FEATURES
 from adapters.extraction.records import OK, Record, feature_file_name, printable
 from adapters.levels import Level
 
@@ -13,10 +14,10 @@ MANIFEST = "manifest.parquet"
 
 
 def require_pyarrow() -> Any:
-    """pyarrow, with what to install where it is missing.
+    """Import pyarrow.
 
     Raises:
-        ModuleNotFoundError: it is not installed.
+        ModuleNotFoundError: it is not installed; the message says how to install it.
     """
     try:
         # pyarrow comes without types.
@@ -33,10 +34,10 @@ def write_manifest(out: Path, paths: Sequence[Path], records: Mapping[int, Recor
     """Write ``manifest.parquet``; the same records give the same bytes.
 
     Args:
-        out: folder of the run.
-        paths: all images.
-        records: one for each, by index.
-        levels: of the maps; none where only vectors are kept.
+        out: the run's folder.
+        paths: the paths of all images.
+        records: a record for each, by index.
+        levels: levels of the maps; none where only vectors are kept.
 
     Raises:
         ValueError: the disk is full or cannot be written to.
@@ -44,14 +45,13 @@ def write_manifest(out: Path, paths: Sequence[Path], records: Mapping[int, Recor
     """
     arrow = require_pyarrow()
     rows = [_row(path, records[index], levels) for index, path in enumerate(paths)]
-    table = arrow.Table.from_pylist(rows, schema=_schema(arrow))
     buffer = io.BytesIO()
-    arrow.parquet.write_table(table, buffer)
-    write_whole(out / MANIFEST, buffer.getvalue())
+    arrow.parquet.write_table(arrow.Table.from_pylist(rows, schema=_schema(arrow)), buffer)
+    write_file(out / MANIFEST, buffer.getvalue())
 
 
 def read_manifest(out: Path) -> list[dict[str, Any]]:
-    """The rows of a run's manifest.
+    """Read the rows of a run's manifest.
 
     Raises:
         ValueError: there is none.
@@ -65,33 +65,24 @@ def read_manifest(out: Path) -> list[dict[str, Any]]:
 
 
 def _schema(arrow: Any) -> Any:
-    text, whole = arrow.string(), arrow.int32()
-    return arrow.schema(
-        [
-            ("path", text),
-            ("file", text),
-            ("status", text),
-            ("reason", text),
-            ("original_height", whole),
-            ("original_width", whole),
-            ("fed_height", whole),
-            ("fed_width", whole),
-            ("strides", arrow.list_(whole)),
-            ("channels", arrow.list_(whole)),
-            ("dtype", text),
-            ("checksum", text),
-            ("bytes", arrow.int64()),
-            ("top5_index", arrow.list_(whole)),
-            ("top5_class", arrow.list_(text)),
-            ("top5_probability", arrow.list_(arrow.float32())),
-        ]
-    )
+    text, integer = arrow.string(), arrow.int32()
+    fields = {
+        **dict.fromkeys(("path", "file", "status", "reason"), text),
+        **dict.fromkeys(("original_height", "original_width", "fed_height", "fed_width"), integer),
+        **dict.fromkeys(("strides", "channels"), arrow.list_(integer)),
+        **dict.fromkeys(("dtype", "checksum"), text),
+        "bytes": arrow.int64(),
+        "top5_index": arrow.list_(integer),
+        "top5_class": arrow.list_(text),
+        "top5_probability": arrow.list_(arrow.float32()),
+    }
+    return arrow.schema(list(fields.items()))
 
 
 def _row(path: Path, record: Record, levels: Sequence[Level]) -> dict[str, Any]:
     done = record.status == OK
     original, fed = record.original or (None, None), record.fed or (None, None)
-    top5 = record.top5
+    indices, classes, probabilities = zip(*record.top5, strict=True) if record.top5 else (None, None, None)
     return {
         "path": printable(path),
         "file": f"{FEATURES}/{feature_file_name(path)}" if done else None,
@@ -106,7 +97,7 @@ def _row(path: Path, record: Record, levels: Sequence[Level]) -> dict[str, Any]:
         "dtype": record.dtype,
         "checksum": record.checksum,
         "bytes": record.bytes,
-        "top5_index": None if top5 is None else [item[0] for item in top5],
-        "top5_class": None if top5 is None else [item[1] for item in top5],
-        "top5_probability": None if top5 is None else [item[2] for item in top5],
+        "top5_index": indices,
+        "top5_class": classes,
+        "top5_probability": probabilities,
     }

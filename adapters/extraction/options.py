@@ -1,4 +1,4 @@
-"""What an extraction's results depend on, beside the images and the model."""
+"""The options of an extraction: all that its results depend on beside the images and the model."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,10 +18,10 @@ STREAMS = 4
 
 @dataclass(frozen=True)
 class ExtractionOptions:
-    """How images are fed and what is kept.
+    """The way in which images are fed, and the outputs that are kept.
 
     Attributes:
-        outputs: of ``'pyramid'``, ``'embedding'`` and ``'top5'``.
+        outputs: one or more of ``'pyramid'``, ``'embedding'`` and ``'top5'``.
         size: None feeds an image at its own size; ``(N,)`` scales its shorter side to N pixels; ``(H, W)`` scales it to
             that size, whatever its aspect; ``'native'`` is the model's own evaluation: resize and central crop.
         batch_size: images of a batch at most; fewer where they are large (``BATCH_PIXELS``).
@@ -29,7 +29,7 @@ class ExtractionOptions:
         max_decoded: megapixels of an image as it is stored; a larger one is not even decoded.
         amp: autocast, to bfloat16 on the CPU and fp16 on a GPU; maps are kept in that dtype.
         device: ``'cpu'``, ``'cuda'``, ``'cuda:1'``.
-        threads: of the CPU, for what is computed at once; see :meth:`threads_of`.
+        threads: CPU threads of all batches that are computed at once; see :meth:`threads_of`.
 
     Raises:
         ValueError: a value that is not allowed.
@@ -65,16 +65,16 @@ class ExtractionOptions:
 
     @property
     def streams(self) -> int:
-        """Batches that are computed at once at most; a GPU takes one after the other."""
+        """Number of batches that are computed at once at most; a GPU takes one after the other."""
         return STREAMS if torch.device(self.device).type == "cpu" else 1
 
     @property
     def batch_pixels(self) -> int:
-        """Pixels of a batch of several images at most."""
+        """Number of pixels of a batch of several images at most."""
         return BATCH_PIXELS // self.streams
 
     def threads_of(self, pixels: int) -> int:
-        """Threads that compute a batch of so many pixels.
+        """Return the number of threads that compute a batch of ``pixels`` pixels.
 
         A large image has more threads than a batch of small ones, in proportion, so that together with what else is
         computed at once it takes no more memory than alone on all of them. The number can change the last bits of a
@@ -85,7 +85,7 @@ class ExtractionOptions:
 
     @property
     def needs_head(self) -> bool:
-        """Whether the model's own last norm, pooling and classifier take part."""
+        """True if the model's own last norm, pooling and classifier take part."""
         return "embedding" in self.outputs or "top5" in self.outputs
 
 

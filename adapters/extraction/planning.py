@@ -1,4 +1,4 @@
-"""What is extracted and in which batches: decided from the full list of images before anything runs.
+"""The plan of an extraction: its batches, decided from the full list of images before anything runs.
 
 The last bits of a result depend on the batch that an image was in, so the batches are a function of the images, their
 sizes and the options alone. A run that was stopped makes the same ones again, and so does any number of workers.
@@ -6,15 +6,17 @@ sizes and the options alone. A run that was stopped makes the same ones again, a
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from adapters.extraction.options import MEGAPIXEL, ExtractionOptions
 from adapters.extraction.preprocessing import Preprocessing
 from adapters.extraction.read_image import Size, UnreadableImageError, read_size
 
-#: What is known of an image from its header: its size, or why it cannot be read.
+#: The size of an image from its header, or the reason why it cannot be read.
 Header = Size | str
 
 
@@ -23,10 +25,10 @@ class Entry:
     """One image to feed.
 
     Attributes:
-        index: in the list of all images.
-        path: of the file.
+        index: place in the list of all images.
+        path: path of the file.
         original: height and width of the image, upright.
-        fed: height and width as the model gets it, before padding.
+        fed: height and width of the model's input, before padding.
     """
 
     index: int
@@ -49,40 +51,41 @@ class Batch:
 
     @property
     def pixels(self) -> int:
-        """Of all images, pads included."""
+        """Number of pixels of all images, pads included."""
         return len(self.entries) * self.size[0] * self.size[1]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """All batches, in order, and the images that will not be fed, each with its size, where known, and the reason."""
+    """The batches of a run.
+
+    Attributes:
+        batches: all batches, in order.
+        refused: for each image that will not be fed, by index: its size, where known, and the reason.
+    """
 
     batches: tuple[Batch, ...]
     refused: dict[int, tuple[Size | None, str]]
 
 
-class _Headers(Dataset[Header]):
-    def __init__(self, paths: Sequence[Path], max_decoded: float) -> None:
-        self.paths = paths
-        self.max_decoded = max_decoded
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: int) -> Header:
-        try:
-            return read_size(self.paths[index], self.max_decoded)
-        except UnreadableImageError as error:
-            return str(error)
-
-
 def read_headers(paths: Sequence[Path], max_decoded: float, workers: int) -> list[Header]:
-    """The size of every image, read by ``workers`` processes (few images are read by this one)."""
-    headers = _Headers(paths, max_decoded)
-    if len(paths) < 1000:
-        workers = 0
-    loader: DataLoader[Header] = DataLoader(headers, batch_size=64, num_workers=workers, collate_fn=list)
-    return [header for group in loader for header in group]
+    """Read the size of every image, in ``workers`` processes if there are many images."""
+    workers = 0 if len(paths) < 1000 else workers
+    read = partial(_read_sizes, max_decoded=max_decoded)
+    # A list is as good as a Dataset, which is what DataLoader's types ask for.
+    files: Any = list(paths)
+    loader: DataLoader[list[Header]] = DataLoader(files, batch_size=64, num_workers=workers, collate_fn=read)
+    return [header for headers in loader for header in headers]
+
+
+def _read_sizes(paths: Sequence[Path], max_decoded: float) -> list[Header]:
+    headers: list[Header] = []
+    for path in paths:
+        try:
+            headers.append(read_size(path, max_decoded))
+        except UnreadableImageError as error:
+            headers.append(str(error))
+    return headers
 
 
 def make_plan(
@@ -99,9 +102,9 @@ def make_plan(
 
     Args:
         paths: all images.
-        headers: what :func:`read_headers` gave for them.
+        headers: their sizes, from :func:`read_headers`.
         preprocessing: decides the size at which each is fed.
-        pad_multiple: of the model.
+        pad_multiple: multiple to which the model pads.
         options: limits of batches and images.
     """
     refused: dict[int, tuple[Size | None, str]] = {}

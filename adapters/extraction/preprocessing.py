@@ -1,4 +1,4 @@
-"""From an RGB image to the normalised tensor that a model was trained on, by timm's data config of the model."""
+"""Preprocessing: an RGB image becomes the normalised tensor that a model was trained on, by timm's data config."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,14 +17,16 @@ from adapters.extraction.read_image import Size
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How a model's images are scaled and normalised.
+    """The scaling and normalisation of a model's images.
 
     Attributes:
-        mean, std: of the channels in the order in which the model takes them, for pixels of 0..1.
+        mean: mean of each channel, in the order in which the model takes them, for pixels of 0..1.
+        std: standard deviation of each, likewise.
         interpolation: timm's name, such as ``'bicubic'``.
         native_size: height and width at which the model was trained.
-        crop_pct, crop_mode: of the model's own evaluation, which ``size='native'`` follows.
-        bgr: the model takes blue first.
+        crop_pct: share of the image that the model's own evaluation crops, which ``size='native'`` follows.
+        crop_mode: timm's name of the way in which it crops.
+        bgr: True for a model that takes blue first.
         size: as in :class:`~adapters.extraction.options.ExtractionOptions`.
     """
 
@@ -41,14 +43,14 @@ class Preprocessing:
     def of_model(
         cls, pretrained_cfg: Mapping[str, Any], size: tuple[int, ...] | str | None, **overrides: Any
     ) -> "Preprocessing":
-        """The data config of a timm model; ``overrides`` are fields that a detection config decides instead."""
+        """Read the data config of a timm model; ``overrides`` are fields that a detection config decides instead."""
         config = resolve_data_config(pretrained_cfg=dict(pretrained_cfg))
         fields = {key: config[key] for key in ("interpolation", "crop_pct", "crop_mode")}
         fields |= {key: tuple(config[key]) for key in ("mean", "std")}
         return cls(**{**fields, "native_size": tuple(config["input_size"][1:]), "size": size, **overrides})
 
     def fed_size(self, original: Size) -> Size:
-        """Height and width of the tensor that an image of size ``original`` becomes."""
+        """Return height and width of the tensor that an image of size ``original`` becomes."""
         if self.size is None:
             return original
         if self.size == NATIVE:
@@ -61,7 +63,7 @@ class Preprocessing:
         return (shorter, round(width * scale)) if height <= width else (round(height * scale), shorter)
 
     def scale(self, image: Image.Image) -> Tensor:
-        """An RGB image to bytes ``(3, H, W)`` of :meth:`fed_size`, red first."""
+        """Scale an RGB image to bytes ``(3, H, W)`` of :meth:`fed_size`, red first."""
         height, width = self.fed_size((image.height, image.width))
         if self.size == NATIVE:
             pixels: Tensor = create_transform(
@@ -77,14 +79,14 @@ class Preprocessing:
         return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
     def normalise(self, pixels: Tensor, sizes: Sequence[Size]) -> Tensor:
-        """Bytes to what the model takes, on their device.
+        """Normalise a batch, on its device.
 
         Args:
-            pixels: ``(B, 3, H, W)``, red first.
-            sizes: height and width of each image; what lies right of it and below becomes zero.
+            pixels: bytes ``(B, 3, H, W)``, red first.
+            sizes: height and width of each image; its pads, right and below, become zero.
 
         Returns:
-            ``(B, 3, H, W)``, fp32.
+            ``(B, 3, H, W)``, fp32, as the model takes it.
         """
         batch = (pixels.flip(1) if self.bgr else pixels).float().div_(255)
         mean, std = (torch.tensor(values, device=pixels.device).view(3, 1, 1) for values in (self.mean, self.std))

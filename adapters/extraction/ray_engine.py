@@ -1,4 +1,4 @@
-"""The same extraction as a Ray Data pipeline: tasks load batches, a pool of actors computes and writes them.
+"""The Ray engine: a Ray Data pipeline whose tasks load batches, and whose actors compute and write them.
 
 The batches are those of the plan, every actor runs the function that the local engine runs, with the same threads, and
 writes the same files into the run's folder, which all machines must see under the same path. This process alone keeps
@@ -23,12 +23,15 @@ from adapters.extraction.records import Record
 #: Blocks that Ray cuts the batches into for each actor: small ones spread the work evenly.
 BLOCKS_PER_WORKER = 16
 
+#: Columns of a loaded batch on its way from a task to an actor.
+COLUMNS = ("number", "shape", "sizes", "pixels", "problems")
+
 
 def require_ray() -> Any:
-    """Ray Data, with what to install where it is missing.
+    """Import Ray Data.
 
     Raises:
-        ModuleNotFoundError: it is not installed.
+        ModuleNotFoundError: it is not installed; the message says how to install it.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
@@ -43,7 +46,7 @@ def require_ray() -> Any:
 
 
 class _Load:
-    """Ray Data's ``map``: the number of a batch to its pixels. They travel as bytes, since batches differ in size."""
+    """Load a batch by number, for Ray Data's ``map``; pixels travel as bytes, since batches differ in size."""
 
     def __init__(self, source: Batches) -> None:
         self.source = source
@@ -60,7 +63,7 @@ class _Load:
 
 
 class _Worker:
-    """Ray Data's actor: computes a batch, writes its files, gives their records."""
+    """An actor of Ray Data that computes a batch, writes its files and returns their records."""
 
     def __init__(self, extractor: Any, batches: Any, missing: Any, out: str) -> None:
         ray = require_ray()
@@ -71,7 +74,7 @@ class _Worker:
 
     def __call__(self, rows: dict[str, Any]) -> dict[str, Any]:
         lines = []
-        for number, shape, sizes, pixels, problems in zip(*(rows[key] for key in ROW), strict=True):
+        for number, shape, sizes, pixels, problems in zip(*(rows[key] for key in COLUMNS), strict=True):
             tensor = torch.frombuffer(bytearray(pixels), dtype=torch.uint8).view(json.loads(shape))
             fed = tuple((height, width) for height, width in json.loads(sizes))
             loaded = LoadedBatch(int(number), tensor, fed, json.loads(problems))
@@ -79,24 +82,21 @@ class _Worker:
             features = features if isinstance(features, str) else features.to_cpu()
             batch, missing = self.batches[loaded.number], self.missing[loaded.number]
             for record in write_batch(self.out, batch, loaded, features, self.extractor, missing):
-                lines.append(json.dumps(record.to_json()))
+                lines.append(record.to_line())
         return {"record": lines}
-
-
-ROW = ("number", "shape", "sizes", "pixels", "problems")
 
 
 def run_on_ray(
     extractor: Extractor, batches: Sequence[Batch], missing: Sequence[set[int]], out: Path, workers: int
 ) -> Iterator[Record]:
-    """Compute and write batches over a Ray cluster, and give each image's record once its file is there.
+    """Compute and write batches over a Ray cluster, and yield each image's record once its file is there.
 
-    Joins the cluster that ``RAY_ADDRESS`` names, or starts one on this machine.
+    The cluster is the one that ``RAY_ADDRESS`` names, or else one started on this machine.
 
     Args:
         extractor: the model, not prepared; a copy goes to every actor.
-        batches: what to compute.
-        missing: for each batch, the images of which files are to be written.
+        batches: the batches to compute.
+        missing: for each batch, the indices of the images whose files are to be written.
         out: the run's folder, on storage that all machines share.
         workers: actors; each has as many CPUs as the largest batch has threads, or a GPU if the device is one.
 
@@ -129,11 +129,12 @@ def run_on_ray(
             fn_constructor_args=(*arguments, str(out.absolute())),
             batch_size=1,
             compute=ray.data.ActorPoolStrategy(size=workers),
+            # One CPU of each machine is for loading.
             num_cpus=min(threads, max(1, _smallest_machine(ray) - 1)),
             num_gpus=int(on_gpu),
         )
         for row in dataset.iter_rows():
-            yield Record.from_json(json.loads(row["record"]))
+            yield Record.from_line(row["record"])
     except ray.exceptions.RayError as error:
         cause = getattr(error, "cause", None)
         if isinstance(cause, ValueError):
@@ -145,6 +146,6 @@ def run_on_ray(
 
 
 def _smallest_machine(ray: Any) -> int:
-    """CPUs of the machine that has fewest: an actor that wants more would wait for ever, and loading needs one too."""
+    """Return the CPUs of the machine that has fewest: an actor that wants more would wait for ever."""
     machines = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
     return min((cpus for cpus in machines if cpus), default=1)

@@ -1,7 +1,8 @@
-"""Image files as 8-bit RGB, upright, whatever they hold; and the reason where they cannot be read."""
+"""Image files of all kinds, read as 8-bit RGB, upright; or the reason why they cannot be read."""
 
-import contextlib
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from adapters.extraction.options import MEGAPIXEL
 Size = tuple[int, int]
 """Height and width in pixels."""
 
-#: What turns an image upright, by the EXIF tag Orientation.
+#: The transposition that turns an image upright, by the EXIF tag Orientation.
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -29,7 +30,7 @@ class UnreadableImageError(ValueError):
 
 
 def read_size(path: Path, max_decoded: float) -> Size:
-    """Height and width of an image as a person sees it, from its header alone.
+    """Read height and width of an image as a person sees it, from its header alone.
 
     Raises:
         UnreadableImageError: it is no image, or holds more megapixels than ``max_decoded``.
@@ -39,7 +40,7 @@ def read_size(path: Path, max_decoded: float) -> Size:
 
 
 def read_rgb(path: Path, max_decoded: float) -> Image.Image:
-    """An image as 8-bit RGB, turned upright; of several frames the first.
+    """Read an image as 8-bit RGB, turned upright; of several frames the first.
 
     Transparent pixels are laid over white. Of 16-bit grey the upper 8 bits are kept, rounded. CMYK goes through
     Pillow's conversion.
@@ -55,12 +56,40 @@ def read_rgb(path: Path, max_decoded: float) -> Image.Image:
     return rgb.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else rgb
 
 
-@contextlib.contextmanager
+class _PillowLimit:
+    """Pillow's guard against decompression bombs, a limit of the process; suspended while any thread reads an image.
+
+    The caller's ``max_decoded`` takes its place. The first reader removes the limit and the last one restores it, so
+    that readers in several threads never restore each other's.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._readers = 0
+        self._limit: int | None = None
+
+    @contextmanager
+    def suspended(self) -> Iterator[None]:
+        with self._lock:
+            if self._readers == 0:
+                self._limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+            self._readers += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._readers -= 1
+                if self._readers == 0:
+                    Image.MAX_IMAGE_PIXELS = self._limit
+
+
+_PILLOW_LIMIT = _PillowLimit()
+
+
+@contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
-    # Pillow's own guard against decompression bombs warns or raises by a limit of the process; ours is the caller's.
-    guard, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
-        with Image.open(path) as image:
+        with _PILLOW_LIMIT.suspended(), Image.open(path) as image:
             yield image
     except UnreadableImageError:
         raise
@@ -71,8 +100,6 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     except Exception as error:  # Pillow's plugins raise whatever their parsing runs into
         reason = (str(error).splitlines() or [""])[0]
         raise UnreadableImageError(f"{type(error).__name__}: {reason}") from error
-    finally:
-        Image.MAX_IMAGE_PIXELS = guard
 
 
 def _upright_size(image: Image.Image, max_decoded: float) -> Size:
@@ -86,7 +113,7 @@ def _upright_size(image: Image.Image, max_decoded: float) -> Size:
 
 
 def _orientation(image: Image.Image) -> int:
-    """EXIF orientation, 1 to 8. Pillow turns TIFF upright by itself, header and pixels."""
+    """Return the EXIF orientation, 1 to 8. Pillow turns TIFF upright by itself, header and pixels."""
     if image.format == "TIFF":
         return 1
     orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
@@ -103,10 +130,10 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _to_8_bits(pixels: np.ndarray) -> np.ndarray:
-    """Grey of 16 bits (0..65535) or of floating point (0..1) to 8 bits, rounded.
+    """Round grey of 16 bits (0..65535) or of floating point (0..1) to 8 bits.
 
     Raises:
-        UnreadableImageError: the values have another range, so that what is white is not known.
+        UnreadableImageError: the values have another range, so that the value of white is not known.
     """
     white = 1.0 if pixels.dtype.kind == "f" else 65535.0
     if not (np.isfinite(pixels).all() and pixels.min() >= 0 and pixels.max() <= white):

@@ -1,27 +1,28 @@
 """A run from its start to its manifest: what is finished stays, the rest is computed and written."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
 from adapters.extraction.extractor import Extractor
 from adapters.extraction.feature_files import FEATURES, write_batch
-from adapters.extraction.journal import Journal
 from adapters.extraction.local_engine import OUT_OF_MEMORY, Computed, Writer, run_locally
 from adapters.extraction.manifest import read_manifest, require_pyarrow, write_manifest
 from adapters.extraction.planning import Batch, Plan, make_plan, read_headers
-from adapters.extraction.records import FAILED, OK, Record, feature_file_name
+from adapters.extraction.ray_engine import run_on_ray
+from adapters.extraction.records import FAILED, OK, Journal, Record, feature_file_name
 from adapters.extraction.run_folder import (
     JOURNAL,
     PLAN,
     check_settings,
     is_finished,
-    load_plan,
+    load_headers,
     locked,
-    save_plan,
+    save_headers,
     settings_of,
 )
 
@@ -30,13 +31,13 @@ ENGINES = ("local", "ray")
 
 @dataclass(frozen=True)
 class Summary:
-    """How a run ended.
+    """The outcome of a run.
 
     Attributes:
-        total: images.
-        done: images of which there are features.
-        new: of these, by this start; the others were there.
-        failures: path and reason of each of the others.
+        total: number of images.
+        done: number of images that have features.
+        new: number of these that this start has extracted; the others were there.
+        failures: path and reason of each image without features.
     """
 
     total: int
@@ -72,108 +73,89 @@ def run_extraction(
         raise ValueError(f"engine={engine!r} must be one of {', '.join(ENGINES)}.")
     with locked(out) as lock:
         check_settings(out, settings_of(extractor, paths))
-        if is_finished(out) and all_files_there(out):
-            return _summary_of_manifest(out)
-        headers = load_plan(out, len(paths))
-        if headers is None:
-            headers = read_headers(paths, extractor.options.max_decoded, workers)
-            save_plan(out, headers)
-        plan = make_plan(paths, headers, extractor.preprocessing, extractor.pad_multiple, extractor.options)
-        journal = Journal(out / JOURNAL)
-        try:
-            finished = _finished(out, paths, journal)
-            results = {**_refused(plan), **finished}
-            before = sum(record.status == OK for record in finished.values())
-            with tqdm(
-                total=len(paths),
-                initial=len(results),
-                unit="image",
-                dynamic_ncols=True,
-                disable=None if progress else True,
-            ) as bar:
-                _extract_rest(extractor, plan, results, journal, out, workers, engine, lock, bar)
-        finally:
-            journal.close()
+        if is_finished(out):
+            rows = read_manifest(out)
+            if all(_is_there(out / row["file"], row["bytes"]) for row in rows if row["status"] == OK):
+                return _summarise(rows, new=0)
+        plan = _plan(paths, extractor, out, workers)
+        with closing(Journal(out / JOURNAL)) as journal:
+            results = {index: Record(index, FAILED, reason, size) for index, (size, reason) in plan.refused.items()}
+            results |= _finished(out, paths, journal.records)
+            before = sum(record.status == OK for record in results.values())
+
+            def keep(record: Record) -> None:
+                if not _is_transient(record):
+                    journal.add(record)
+                results[record.index] = record
+                bar.update()
+
+            missing = [{entry.index for entry in batch.entries} - results.keys() for batch in plan.batches]
+            pending = [number for number, indices in enumerate(missing) if indices]
+            batches, missing = [plan.batches[number] for number in pending], [missing[number] for number in pending]
+            hidden = None if progress else True
+            with tqdm(total=len(paths), initial=len(results), unit="image", dynamic_ncols=True, disable=hidden) as bar:
+                if engine == "ray":
+                    for record in run_on_ray(extractor, batches, missing, out, workers):
+                        keep(record)
+                else:
+                    _compute_here(extractor, batches, missing, out, workers, lock, keep)
         write_manifest(out, paths, results, extractor.levels)
         if not any(_is_transient(record) for record in results.values()):
             (out / JOURNAL).unlink()
             (out / PLAN).unlink()
-        summary = _summary_of_manifest(out)
-        return Summary(summary.total, summary.done, summary.done - before, summary.failures)
+        rows = read_manifest(out)
+        return _summarise(rows, new=sum(row["status"] == OK for row in rows) - before)
 
 
-def _extract_rest(
+def _plan(paths: Sequence[Path], extractor: Extractor, out: Path, workers: int) -> Plan:
+    options = extractor.options
+    headers = load_headers(out, len(paths))
+    if headers is None:
+        headers = read_headers(paths, options.max_decoded, workers)
+        save_headers(out, headers)
+    return make_plan(paths, headers, extractor.preprocessing, extractor.pad_multiple, options)
+
+
+def _compute_here(
     extractor: Extractor,
-    plan: Plan,
-    results: dict[int, Record],
-    journal: Journal,
+    batches: Sequence[Batch],
+    missing: Sequence[set[int]],
     out: Path,
     workers: int,
-    engine: str,
     lock: Path,
-    bar: tqdm,
+    keep: Callable[[Record], None],
 ) -> None:
-    """Compute every batch of which an image is missing, whole, and write the missing ones."""
-    pending = [batch for batch in plan.batches if _missing(batch, results)]
-
-    def keep(record: Record) -> None:
-        if not _is_transient(record):
-            journal.add([record])
-        results[record.index] = record
-        bar.update()
-
-    if engine == "ray":
-        from adapters.extraction.ray_engine import run_on_ray
-
-        for record in run_on_ray(extractor, pending, [_missing(batch, results) for batch in pending], out, workers):
-            keep(record)
-        return
+    """Compute batches completely, as their bytes demand, and write the files of the missing images alone."""
 
     def write(item: Computed) -> None:
         batch, loaded, features = item
         features = features if isinstance(features, str) else features.to_cpu()
-        for record in write_batch(out, batch, loaded, features, extractor, _missing(batch, results)):
+        for record in write_batch(out, batch, loaded, features, extractor, missing[loaded.number]):
             keep(record)
 
-    with Writer(write) as writer, closing(run_locally(extractor.prepare(), pending, workers, lock)) as computed:
+    with Writer(write) as writer, closing(run_locally(extractor.prepare(), batches, workers, lock)) as computed:
         for item in computed:
             writer.put(item)
 
 
-def _missing(batch: Batch, results: dict[int, Record]) -> set[int]:
-    return {entry.index for entry in batch.entries if entry.index not in results}
-
-
 def _is_transient(record: Record) -> bool:
+    """Return True for a failure that the next start tries again."""
     return record.status == FAILED and (record.reason or "").startswith(OUT_OF_MEMORY)
 
 
-def _refused(plan: Plan) -> dict[int, Record]:
-    return {index: Record(index, FAILED, reason, size) for index, (size, reason) in plan.refused.items()}
+def _is_there(file: Path, size: int | None) -> bool:
+    return file.is_file() and file.stat().st_size == size
 
 
-def _finished(out: Path, paths: Sequence[Path], journal: Journal) -> dict[int, Record]:
-    """What the journal says is finished and whose file is there, of its size."""
-    finished = {}
-    for index, record in journal.records.items():
-        if record.status == OK:
-            file = out / FEATURES / feature_file_name(paths[index])
-            if not file.is_file() or file.stat().st_size != record.bytes:
-                continue
-        finished[index] = record
-    return finished
+def _finished(out: Path, paths: Sequence[Path], records: Mapping[int, Record]) -> dict[int, Record]:
+    """Return the records of images that failed, or whose feature file is there and complete."""
+    return {
+        index: record
+        for index, record in records.items()
+        if record.status != OK or _is_there(out / FEATURES / feature_file_name(paths[index]), record.bytes)
+    }
 
 
-def all_files_there(out: Path) -> bool:
-    """Whether every file that the manifest names is there, of its size."""
-    return all(
-        (out / row["file"]).is_file() and (out / row["file"]).stat().st_size == row["bytes"]
-        for row in read_manifest(out)
-        if row["status"] == OK
-    )
-
-
-def _summary_of_manifest(out: Path) -> Summary:
-    rows = read_manifest(out)
+def _summarise(rows: Sequence[Mapping[str, Any]], new: int) -> Summary:
     failures = tuple((row["path"], row["reason"]) for row in rows if row["status"] != OK)
-    return Summary(len(rows), len(rows) - len(failures), 0, failures)
+    return Summary(len(rows), len(rows) - len(failures), new, failures)

@@ -1,4 +1,4 @@
-"""The folder of a run: who may write into it, and whether what is in it was made with the same options."""
+"""The folder of a run: one run at a time may write into it, and only with the settings it was started with."""
 
 import hashlib
 import json
@@ -13,10 +13,12 @@ import timm
 import torch
 from filelock import FileLock, Timeout
 
+from adapters.extraction.disk import explain_disk_errors, remove_partial_files
 from adapters.extraction.extractor import Extractor
-from adapters.extraction.feature_files import FEATURES, remove_partials, told_in_one_line, write_whole
+from adapters.extraction.feature_files import FEATURES
 from adapters.extraction.manifest import MANIFEST
 from adapters.extraction.planning import Header
+from adapters.files import read_json, write_json
 
 SETTINGS, PLAN, JOURNAL, LOCK = "run.json", "plan.json", "journal.jsonl", ".lock"
 
@@ -26,12 +28,12 @@ PATIENCE = 2.0
 
 @contextmanager
 def locked(out: Path) -> Iterator[Path]:
-    """Hold the folder, so that no other run writes into it; gives the lock's file.
+    """Hold the folder, so that no other run writes into it; yield the lock's file.
 
     Raises:
         ValueError: another run holds it, or it cannot be made.
     """
-    with told_in_one_line(out):
+    with explain_disk_errors(out):
         (out / FEATURES).mkdir(parents=True, exist_ok=True)
         lock = FileLock(str(out / LOCK))
         try:
@@ -42,44 +44,41 @@ def locked(out: Path) -> Iterator[Path]:
             ) from error
     try:
         for folder in (out, out / FEATURES):
-            remove_partials(folder)
+            remove_partial_files(folder)
         yield out / LOCK
     finally:
         lock.release()
 
 
 def settings_of(extractor: Extractor, paths: Sequence[Path]) -> dict[str, Any]:
-    """All that decides the bytes of a run's results, as ``run.json`` holds it."""
-    options = asdict(extractor.options)
-    options["device"] = extractor.device.type
+    """Return everything that decides the bytes of a run's results, as ``run.json`` holds it."""
     preprocessing = asdict(extractor.preprocessing)
     del preprocessing["size"]
-    levels = [[level.channels, level.stride] for level in extractor.levels]
-    digest = hashlib.sha256(b"\0".join(os.fsencode(path) for path in paths)).hexdigest()
     values = {
         "model": extractor.name,
         "weights": extractor.fingerprint(),
-        "levels": levels,
-        **options,
+        "levels": [[level.channels, level.stride] for level in extractor.levels],
+        **asdict(extractor.options),
+        "device": extractor.device.type,
         "preprocessing": preprocessing,
         "images": len(paths),
-        "images_sha256": digest,
+        "images_sha256": hashlib.sha256(b"\0".join(os.fsencode(path) for path in paths)).hexdigest(),
         "versions": {"torch": torch.__version__, "timm": timm.__version__},
     }
-    plain: dict[str, Any] = json.loads(json.dumps(values))
-    return plain
+    settings: dict[str, Any] = json.loads(json.dumps(values))
+    return settings
 
 
 def recorded_threads(out: Path) -> int | None:
-    """The threads that a run in this folder was started with, if there is one."""
+    """Return the number of threads that a run in this folder was started with; None if there is no run."""
     try:
-        return int(json.loads((out / SETTINGS).read_text())["threads"])
+        return int(read_json(out / SETTINGS)["threads"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
 def check_settings(out: Path, wanted: dict[str, Any]) -> None:
-    """Record the settings of a new run, or compare them with those that the folder's run was started with.
+    """Write the settings of a new run, or compare them with those that the folder's run was started with.
 
     Raises:
         ValueError: the folder holds a run of other settings, or something else; the differences are named.
@@ -89,10 +88,11 @@ def check_settings(out: Path, wanted: dict[str, Any]) -> None:
         strangers = sorted(file.name for file in out.iterdir() if file.name not in (FEATURES, LOCK))
         if strangers:
             raise ValueError(f"{out} holds something else ({', '.join(strangers[:5])}): give an empty or new folder.")
-        write_whole(path, (json.dumps(wanted, indent=1) + "\n").encode())
+        with explain_disk_errors(path):
+            write_json(path, wanted)
         return
     try:
-        found = json.loads(path.read_text())
+        found = read_json(path)
     except ValueError as error:
         raise ValueError(f"{path} is no record of a run: remove the folder or give another one.") from error
     differences = [
@@ -107,10 +107,10 @@ def check_settings(out: Path, wanted: dict[str, Any]) -> None:
         )
 
 
-def load_plan(out: Path, count: int) -> list[Header] | None:
-    """The headers that an earlier start of this run has read, or None."""
+def load_headers(out: Path, count: int) -> list[Header] | None:
+    """Load the headers that an earlier start of this run has read; None if there are none of ``count`` images."""
     try:
-        headers = json.loads((out / PLAN).read_text())
+        headers = read_json(out / PLAN, default=[])
     except (OSError, ValueError):
         return None
     if len(headers) != count:
@@ -118,13 +118,14 @@ def load_plan(out: Path, count: int) -> list[Header] | None:
     return [header if isinstance(header, str) else (header[0], header[1]) for header in headers]
 
 
-def save_plan(out: Path, headers: Sequence[Header]) -> None:
-    """Keep the headers, so that a run that is stopped need not read them again."""
-    write_whole(out / PLAN, json.dumps(list(headers)).encode())
+def save_headers(out: Path, headers: Sequence[Header]) -> None:
+    """Save the headers, so that a run that is stopped need not read them again."""
+    with explain_disk_errors(out / PLAN):
+        write_json(out / PLAN, headers)
 
 
 def is_finished(out: Path) -> bool:
-    """Whether the folder's run has come to its end: there is a manifest, and nothing of a run that is still on."""
+    """Return True once the folder's run has ended: there is a manifest and no journal of a run that is going on."""
     return (out / MANIFEST).exists() and not (out / JOURNAL).exists()
 
 

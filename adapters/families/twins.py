@@ -13,6 +13,9 @@ from adapters.kernels.long_attention import attend
 from adapters.kernels.packed_attention import attend_packed
 from adapters.registry import register_model
 from adapters.trunk.surgery import graft
+from adapters.weights.formats import Format
+from adapters.weights.report import Row
+from adapters.weights.target import OwnPart
 from adapters.windows.attention import attend_in_windows
 from adapters.windows.partition import Axis
 
@@ -175,3 +178,21 @@ class TwinsAdapter(BackboneAdapter):
         for index, norm in enumerate(self.stage_norms or ()):
             parts[index + 1] += [f"stage_norms.{index}.{name}" for name, _ in norm.named_parameters()]
         return parts
+
+    @property
+    def own_parts(self) -> tuple[OwnPart, ...]:
+        norms = OwnPart(
+            "stage_norms.",
+            "start at scale 1 and shift 0",
+            unused="" if self.stage_norms is None else "not needed for these maps",
+            remedy="a norm after each stage: build the adapter with stage_norm=True",
+        )
+        return (*super().own_parts, norms)
+
+    def after_load(self, checkpoint_format: Format) -> list[Row]:
+        theirs = checkpoint_format.window_padding
+        has_windows = any(isinstance(module, LocallyGroupedAttn) for module in self.trunk.modules())
+        if theirs in ("zero", self.window_padding) or not has_windows:
+            return []
+        computes = f"{self.window_padding!r} here; {theirs!r} computes what {checkpoint_format.title} model does"
+        return [("look", "window_padding", computes)]

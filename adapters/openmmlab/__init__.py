@@ -1,1 +1,1 @@
-"""Everything that needs mmengine: running configs, config files, precision, checkpoints, layer decay."""
+"""Running detectors and segmentors of OpenMMLab: configs, precision, checkpoints and layer decay. Needs mmengine."""

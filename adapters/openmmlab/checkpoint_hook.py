@@ -14,18 +14,18 @@ from mmengine.config import Config
 from mmengine.dist import is_main_process
 from mmengine.fileio import LocalBackend, get_file_backend, register_backend
 from mmengine.hooks import CheckpointHook
-from mmengine.registry import HOOKS
 from mmengine.runner import Runner, find_latest_checkpoint
 
 from adapters.files import atomic_write
+from adapters.registry import register_hook
 
-#: Name of :class:`WholeFileBackend` among mmengine's backends.
-WHOLE_FILES = "adapters_whole_files"
+#: Name of :class:`AtomicFileBackend` among mmengine's backends.
+ATOMIC_FILES = "adapters_atomic_files"
 
 
-@register_backend(WHOLE_FILES)
-class WholeFileBackend(LocalBackend):
-    """mmengine's local files, each written under a temporary name and renamed."""
+@register_backend(ATOMIC_FILES)
+class AtomicFileBackend(LocalBackend):
+    """mmengine's local files, each written under a temporary name, forced to disk and renamed."""
 
     def put(self, obj: bytes, filepath: str | Path) -> None:
         """Write bytes."""
@@ -35,18 +35,21 @@ class WholeFileBackend(LocalBackend):
             os.fsync(file.fileno())
 
 
-@HOOKS.register_module()
-class WholeCheckpointHook(CheckpointHook):
-    """mmengine's hook, with its arguments, where a checkpoint goes only once the next one is there and named."""
+@register_hook
+class AtomicCheckpointHook(CheckpointHook):
+    """mmengine's ``CheckpointHook`` that removes a checkpoint only once the next one is complete and named.
+
+    It takes the same arguments.
+    """
 
     backend_args: dict[str, Any] | None
 
     def before_train(self, runner: Runner) -> None:
-        """Choose the backend: local files are written whole; object stores, of their own, always do."""
+        """Choose the backend: local files become atomic ones; object stores write atomically by themselves."""
         if self.file_client_args is None:
             backend = get_file_backend(self.out_dir or runner.work_dir, backend_args=self.backend_args)
             if type(backend) is LocalBackend:
-                self.backend_args = dict(backend=WHOLE_FILES)
+                self.backend_args = dict(backend=ATOMIC_FILES)
         super().before_train(runner)
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict[str, Any]) -> None:
@@ -64,17 +67,17 @@ class WholeCheckpointHook(CheckpointHook):
                 self.file_backend.rmtree(path)
 
 
-def keep_checkpoints_whole(cfg: Config) -> None:
-    """Put :class:`WholeCheckpointHook` in the place of mmengine's own hook, where the config has that or none."""
+def use_atomic_checkpoints(cfg: Config) -> None:
+    """Put :class:`AtomicCheckpointHook` in the place of mmengine's own hook, where the config has that or none."""
     if "checkpoint" not in cfg.get("default_hooks", {}):
         cfg.merge_from_dict({"default_hooks.checkpoint": dict(type="CheckpointHook")})
     hook = cfg.default_hooks.checkpoint
     if hook is not None and hook.type in ("CheckpointHook", "mmengine.CheckpointHook", CheckpointHook):
-        hook.type = WholeCheckpointHook.__name__
+        hook.type = AtomicCheckpointHook.__name__
 
 
 def latest_checkpoint(work_dir: str) -> str | None:
-    """The last whole checkpoint of a run, also where its work directory has moved since, or its end was sudden.
+    """Find the last complete checkpoint of a run, also where its work directory has moved or its end was sudden.
 
     That is the one that ``last_checkpoint`` names, or else the newest in the work directory.
 
@@ -90,7 +93,7 @@ def latest_checkpoint(work_dir: str) -> str | None:
             return str(path)
     if recorded:
         raise ValueError(
-            f"{Path(work_dir, 'last_checkpoint')} names {recorded}, which does not exist or is not whole, and there is "
-            "no other. Give a checkpoint with --resume PATH, or remove that file to start from the beginning."
+            f"{Path(work_dir, 'last_checkpoint')} names {recorded}, which does not exist or is incomplete, and there "
+            "is no other. Give a checkpoint with --resume PATH, or remove that file to start from the beginning."
         )
     return None

@@ -1,7 +1,7 @@
-"""Finding a config: a file, or one that ships with the installed mmdet or mmseg.
+"""Finding a config: a file, a recipe of ours, or one that ships with the installed mmdet or mmseg.
 
-``mmdet::retinanet/retinanet_r50_fpn_1x_coco`` names a file inside the installed package. It is looked up there and
-nowhere else: mmengine's own ``get_config`` may install packages and download weights.
+``adapters::detection/NAME`` and ``mmdet::retinanet/NAME`` name files inside installed packages. They are looked up
+there and nowhere else: mmengine's own ``get_config`` may install packages and download weights.
 """
 
 import difflib
@@ -10,19 +10,27 @@ from pathlib import Path
 
 from adapters.registry import OPENMMLAB_REMEDY
 
-PACKAGES = ("mmdet", "mmseg")
 SEPARATOR = "::"
 
-#: Where a package keeps its configs, from its own folder: installed as a wheel, and in a clone.
-FOLDERS = (".mim/configs", "../configs")
+#: Folders of each package's configs, from its own folder: installed as a wheel, then in a clone.
+FOLDERS = {
+    "adapters": ("configs", "../configs"),
+    "mmdet": (".mim/configs", "../configs"),
+    "mmseg": (".mim/configs", "../configs"),
+}
+
+
+def is_config_name(name: str) -> bool:
+    """Return whether a word of a command line names a config, where it could be a timm model's name too."""
+    return SEPARATOR in name or name.endswith(".py")
 
 
 def find_config(name: str) -> Path:
-    """The file of a config.
+    """Find the file of a config.
 
     Args:
-        name: a path, or ``'mmdet::NAME'`` or ``'mmseg::NAME'``, where ``NAME`` is the file's name below the package's
-            ``configs``, with or without its folder and ``.py``.
+        name: a path, or ``'PACKAGE::NAME'``, where the package is one of :data:`FOLDERS` and ``NAME`` the file's name
+            below the package's ``configs``, with or without its folder and ``.py``.
 
     Raises:
         ValueError: there is no such file, or there are several; near matches are listed.
@@ -32,12 +40,13 @@ def find_config(name: str) -> Path:
     if not separator:
         if not Path(name).is_file():
             raise ValueError(
-                f"there is no config {name!r} (from {Path.cwd()}). One that ships with mmdet or mmseg is named like "
+                f"there is no config {name!r} (from {Path.cwd()}). A recipe of this package is named like "
+                "adapters::retinanet_twins-svt-s_fpn_1x_coco, one that ships with mmdet or mmseg like "
                 "mmdet::retinanet_r50_fpn_1x_coco."
             )
         return Path(name)
-    if package not in PACKAGES:
-        raise ValueError(f"{name!r} names the package {package!r}; it must be one of {', '.join(PACKAGES)}.")
+    if package not in FOLDERS:
+        raise ValueError(f"{name!r} names the package {package!r}; it must be one of {', '.join(FOLDERS)}.")
     configs = shipped_configs(package)
     wanted = wanted.removesuffix(".py")
     found = [key for key in configs if wanted in (key, key.rpartition("/")[2])]
@@ -51,7 +60,7 @@ def find_config(name: str) -> Path:
 
 
 def shipped_configs(package: str) -> dict[str, Path]:
-    """Every config that ships with an installed package, by its name below ``configs``, without ``.py``.
+    """List every config that ships with an installed package, by its name below ``configs``, without ``.py``.
 
     Raises:
         ValueError: the package keeps no configs.
@@ -63,7 +72,7 @@ def shipped_configs(package: str) -> dict[str, Path]:
 
 
 def config_root(package: str) -> Path:
-    """The folder of an installed package's configs.
+    """Find the folder of an installed package's configs.
 
     Raises:
         ValueError: it has none.
@@ -72,7 +81,7 @@ def config_root(package: str) -> Path:
     spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:
         raise ModuleNotFoundError(f"{package} is not installed: {OPENMMLAB_REMEDY}.", name=package)
-    for folder in FOLDERS:
+    for folder in FOLDERS[package]:
         root = (Path(spec.origin).parent / folder).resolve()
         if (root / "_base_").is_dir():
             return root

@@ -1,4 +1,4 @@
-"""Counting the whole detector or segmentor of a config."""
+"""Counting parameters and multiply-adds of the complete detector or segmentor of a config."""
 
 import copy
 from typing import Any
@@ -13,17 +13,17 @@ from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 from adapters.describe.counting import Count, count
-from adapters.openmmlab.fit import drop_pretrained
+from adapters.openmmlab.config_tree import drop_pretrained
 
 #: ``(H, W)`` where a config does not say at which size its images are tested.
 USUAL_SIZES = {"mmdet": (800, 1333), "mmseg": (512, 512)}
 
-#: Boxes that the second stage of a detector looks at where the config does not say.
+#: Boxes that the second stage of a detector classifies where the config does not say.
 USUAL_PROPOSALS = 1000
 
 
 def count_config(cfg: Config, size: tuple[int, int] | None = None) -> Count:
-    """Count the model of a config in test mode: what a prediction computes, without what only training uses.
+    """Count the model of a config in test mode, which leaves out computations that only training needs.
 
     The second stage of a detector sees as many proposals as ``test_cfg.rpn.max_per_img`` allows, and its mask head 100
     boxes, as mmdet's own counter has it. Auxiliary heads have parameters and compute nothing.
@@ -39,25 +39,25 @@ def count_config(cfg: Config, size: tuple[int, int] | None = None) -> Count:
 
 
 def build_and_count(cfg: Config, size: tuple[int, int] | None = None) -> tuple[nn.Module, Count]:
-    """The model of a config, on the meta device where that is possible, and its count: see :func:`count_config`."""
+    """Build the model of a config, on the meta device where possible, and count it as :func:`count_config` does."""
     size = size or image_size(cfg)
     scope = cfg.default_scope
     config = copy.deepcopy(cfg.model)
     drop_pretrained(config)
 
-    def attempt(device: str) -> tuple[nn.Module, Count]:
+    def count_on(device: str) -> tuple[nn.Module, Count]:
         with torch.device(device):
             model = revert_sync_batchnorm(MODELS.build(copy.deepcopy(config))).eval()  # building changes configs
         return model, count(model, size, lambda image: _run(model, scope, image))
 
     try:
-        return attempt("meta")
+        return count_on("meta")
     except Exception:
         # Something on the way reads values, or is an operator of mmcv's that has no meta kernel. Whatever is wrong
         # with the model itself comes up again.
         pass
     try:
-        return attempt("cpu")
+        return count_on("cpu")
     except Exception as error:
         raise ValueError(
             f"the model of {cfg.filename} cannot be run on an image of {size[0]} x {size[1]}: "
@@ -66,7 +66,7 @@ def build_and_count(cfg: Config, size: tuple[int, int] | None = None) -> tuple[n
 
 
 def image_size(cfg: Config) -> tuple[int, int]:
-    """``(H, W)`` that a config's model sees: mmseg's crop, or mmdet's test scale with the long side across, padded."""
+    """Return ``(H, W)`` of a config's images: mmseg's crop, or mmdet's test scale, the long side across, padded."""
     scope = cfg.default_scope
     if scope == "mmseg":
         side = cfg.get("crop_size") or USUAL_SIZES[scope]
@@ -80,7 +80,7 @@ def image_size(cfg: Config) -> tuple[int, int]:
 
 
 def _run(model: Any, scope: str, image: Tensor) -> None:
-    """Everything that a prediction computes before the boxes are sorted out."""
+    """Compute a prediction of an image ``(1, 3, H, W)`` up to, but without, the sorting of boxes."""
     size = (image.shape[-2], image.shape[-1])
     meta = {
         "img_shape": size,
@@ -101,7 +101,7 @@ def _run(model: Any, scope: str, image: Tensor) -> None:
 
 
 def _run_two_stages(model: Any, image: Tensor, sample: DetDataSample) -> None:
-    """Proposals of a fixed number, since those of a model without weights mean nothing."""
+    """Run a two-stage detector on a fixed number of proposals, since its own mean nothing without weights."""
     maps = model.extract_feat(image)
     model.rpn_head(maps)
     if getattr(model, "semantic_head", None) is not None:
@@ -116,7 +116,7 @@ def _run_two_stages(model: Any, image: Tensor, sample: DetDataSample) -> None:
 
 
 def _skip_roi_sampling(model: nn.Module) -> None:
-    """Have RoIAlign, which multiplies nothing by weights and has no meta kernel, give maps of the right shape."""
+    """Replace RoIAlign, which multiplies nothing by weights and has no meta kernel, by maps of the right shape."""
     for module in model.modules():
         if isinstance(module, SingleRoIExtractor):
             module.forward = _sampled(module)

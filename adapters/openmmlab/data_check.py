@@ -1,6 +1,6 @@
-"""Is the data that a config names there?
+"""A check that the data of a config exist, made before a run starts.
 
-Asked before a run starts: mmdet and mmseg find out late, and their message names a file, not the remedy.
+mmdet and mmseg find out late, and their message names a file, not the remedy.
 """
 
 from collections.abc import Iterator, Mapping
@@ -18,7 +18,7 @@ def check_dataset(cfg: Mapping[str, Any], loaders: tuple[str, ...] = _LOADERS) -
 
     Args:
         cfg: an mmengine ``Config``, or a mapping like it.
-        loaders: which of its data loaders to look at; those that it lacks are passed over.
+        loaders: its data loaders to check; those that it lacks are passed over.
 
     Raises:
         FileNotFoundError: something is missing. The message names the path, the setting of the config that
@@ -43,11 +43,11 @@ def _datasets(dataset: Mapping[str, Any], where: str) -> Iterator[tuple[str, Map
 
 def _check(dataset: Mapping[str, Any], where: str) -> None:
     root = dataset.get("data_root") or ""
-    wanted: list[tuple[str, str]] = [("data_root", root)] if root else []
+    named: list[tuple[str, str]] = [("data_root", root)] if root else []
     if dataset.get("ann_file"):
-        wanted.append(("ann_file", dataset["ann_file"]))
-    wanted += [(f"data_prefix.{key}", prefix) for key, prefix in (dataset.get("data_prefix") or {}).items()]
-    for setting, name in wanted:
+        named.append(("ann_file", dataset["ann_file"]))
+    named += [(f"data_prefix.{key}", prefix) for key, prefix in (dataset.get("data_prefix") or {}).items()]
+    for setting, name in named:
         if not isinstance(name, str) or "://" in name or "://" in root:
             continue  # a list of prefixes, or a remote store: for the dataset itself to judge
         path = Path(name) if setting == "data_root" else Path(root, name)

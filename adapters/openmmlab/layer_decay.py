@@ -11,12 +11,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mmengine.logging import print_log
+from mmengine.config import Config
+from mmengine.logging import MMLogger, print_log
 from mmengine.optim import DefaultOptimWrapperConstructor
+from mmengine.registry import MODELS
 from torch import nn
 
 from adapters.base import BackboneAdapter
+from adapters.openmmlab.config_tree import drop_pretrained
 from adapters.registry import register_optim_wrapper_constructor
+from adapters.trunk.build import build_without_data
 from adapters.trunk.layers import layer_numbers, names_without_decay
 
 #: Keys of ``paramwise_cfg``: ours, and those of mmengine's default constructor.
@@ -35,15 +39,15 @@ MMENGINE_KEYS = (
 
 @dataclass(frozen=True)
 class Group:
-    """One parameter group of the optimiser, for printing.
+    """One parameter group of the optimiser, described for printing.
 
     Attributes:
-        layer: counted from the image, 0 is the stem; None for what is no part of a trunk.
+        layer: number counted from the image, 0 is the stem; None outside of trunks.
         scale: the factor of the learning rate that comes from the layer.
         lr: the learning rate.
         weight_decay: None where the optimiser's own default holds.
-        names: of its parameters, in the model.
-        parameters: how many numbers they are.
+        names: names of its parameters in the model.
+        parameters: number of values in them.
     """
 
     layer: int | None
@@ -94,7 +98,7 @@ class TimmLayerDecayConstructor(DefaultOptimWrapperConstructor):
                 f"TimmLayerDecayConstructor scales the learning rate of each layer, but optimizer={self.optimizer_cfg} "
                 "has no lr: set it."
             )
-        #: Of the last model that an optimiser was built for.
+        #: Groups of the last model that an optimiser was built for.
         self.groups: list[Group] = []
 
     def add_params(
@@ -108,7 +112,7 @@ class TimmLayerDecayConstructor(DefaultOptimWrapperConstructor):
                 print_log(f"layer-wise decay of the learning rate:\n{format_groups(self.groups)}", logger="current")
 
     def _decay(self, params: Sequence[dict], model: nn.Module) -> list[dict]:
-        """One group for each combination of settings, the learning rates scaled, from one for each parameter."""
+        """Scale the learning rates, and merge groups of one parameter each by their settings."""
         layers, spared = _read_backbones(model)
         names = {id(parameter): name for name, parameter in model.named_parameters()}
         base_lr: Any = self.base_lr
@@ -141,8 +145,41 @@ class TimmLayerDecayConstructor(DefaultOptimWrapperConstructor):
         return [merged[key] for key in ordered]
 
 
+def groups_of_config(cfg: Config, decay_rate: float | None = None) -> list[Group]:
+    """Build a config's model without data, and group its parameters as the constructor would.
+
+    Args:
+        cfg: of mmdet or mmseg, whose modules are registered. Its pretrained weights are removed, in place.
+        decay_rate: takes the place of the config's own rate, or of none.
+
+    Raises:
+        ValueError: the config has no layer-wise decay and no rate is given, or as the constructor.
+    """
+    wrapper = dict(cfg.optim_wrapper)
+    constructor = wrapper.pop("constructor", None)
+    paramwise = dict(wrapper.pop("paramwise_cfg", None) or {})
+    name = TimmLayerDecayConstructor.__name__
+    if decay_rate is not None:
+        paramwise["decay_rate"] = decay_rate
+    elif constructor != name:
+        raise ValueError(
+            f"{cfg.filename} has optim_wrapper.constructor={constructor!r}, not {name!r}: set it in the config, or "
+            "give --decay-rate to see what it would do."
+        )
+    paramwise.pop("print_groups", None)
+    drop_pretrained(cfg.model)
+    model = build_without_data(lambda: MODELS.build(cfg.model))
+    grouping = TimmLayerDecayConstructor(wrapper, paramwise)
+    logger = MMLogger.get_current_instance()
+    level = logger.level
+    logger.setLevel("ERROR")  # mmengine's constructor logs a line for each parameter
+    grouping.add_params([], model)
+    logger.setLevel(level)
+    return grouping.groups
+
+
 def _read_backbones(model: nn.Module) -> tuple[dict[int, tuple[int, int]], set[int]]:
-    """Of every adapter in the model: layer and head's layer by parameter, and the parameters without weight decay.
+    """Collect layer and head's layer of each parameter in the model's adapters, and parameters without weight decay.
 
     Raises:
         ValueError: there is none.
@@ -183,20 +220,20 @@ def _check_rate(rate: Any) -> float:
 
 
 def format_groups(groups: Sequence[Group]) -> str:
-    """A line for each group: layer, factor, learning rate, weight decay, parameters, and what they are."""
+    """Print each group in a line: layer, factor, learning rate, weight decay, number and place of its parameters."""
     lines = [f"{'layer':>5}  {'scale':>9}  {'lr':>9}  {'decay':>7}  {'params':>11}  of"]
     for group in groups:
         layer = "-" if group.layer is None else str(group.layer)
         decay = "-" if group.weight_decay is None else f"{group.weight_decay:.3g}"
         lines.append(
             f"{layer:>5}  {group.scale:>9.3g}  {group.lr:>9.3g}  {decay:>7}  {group.parameters:>11,}  "
-            f"{', '.join(summarise_names(group.names))}"
+            f"{', '.join(_summarise_names(group.names))}"
         )
     return "\n".join(lines)
 
 
-def summarise_names(names: Sequence[str]) -> list[str]:
-    """What names lie in, in order: the blocks of a trunk (``backbone.trunk.blocks.0``), and the parts of a model.
+def _summarise_names(names: Sequence[str]) -> list[str]:
+    """List the blocks of a trunk (``backbone.trunk.blocks.0``) and the parts of a model that names lie in, in order.
 
     A name in a trunk is cut after its second number where blocks are numbered inside stages, or else after its first.
     """

@@ -1,14 +1,13 @@
 """Training and testing a config, of mmdet or mmseg alike, with mmengine's Runner.
 
-``tools/train.py`` and ``tools/test.py`` are these two functions. What mmengine has is mmengine's; what is here makes
-the CPU as good a place to train as a GPU, finds mistakes before the run starts, and keeps a resumed or tested run from
-loading pretrained weights that its checkpoint replaces at once.
+What mmengine has is mmengine's; what is here makes the CPU as good a place to train as a GPU, finds mistakes before the
+run starts, and keeps a resumed or tested run from loading pretrained weights that its checkpoint replaces at once.
 """
 
 import argparse
 import importlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,49 +17,111 @@ from mmengine.device import get_device
 from mmengine.registry import RUNNERS, init_default_scope
 from mmengine.runner import Runner
 
-from adapters.openmmlab.checkpoint_hook import keep_checkpoints_whole, latest_checkpoint
+from adapters.openmmlab.checkpoint_hook import latest_checkpoint, use_atomic_checkpoints
 from adapters.openmmlab.config_files import find_config
+from adapters.openmmlab.config_tree import drop_pretrained
+from adapters.openmmlab.cpu import choose_precision, distribute_on_cpu
 from adapters.openmmlab.data_check import check_dataset
-from adapters.openmmlab.devices import choose_precision, distribute_on_cpu
-from adapters.openmmlab.fit import check_fit, drop_pretrained, fit_backbone
+from adapters.openmmlab.fit import check_fit, fit_backbone
 from adapters.registry import OPENMMLAB_REMEDY
 
 SCOPES = ("mmdet", "mmseg")
 
 
-def run_training(arguments: Sequence[str] | None = None) -> None:
-    """Train a config: the command line of ``tools/train.py``.
+def load_config(
+    name: str,
+    *,
+    backbone: str | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    work_dir: str | None = None,
+    launcher: str = "none",
+    local_rank: int = 0,
+) -> tuple[Config, list[str]]:
+    """Load a config, override its settings and swap its backbone, and prepare it for several processes.
+
+    Overrides of the backbone's own settings come after the swap, so that they reach the new one.
+
+    Args:
+        name: a path, or the name of a shipped config: see :func:`find_config`.
+        backbone: a timm model that replaces the config's own backbone.
+        overrides: values by dotted keys, such as ``{'train_dataloader.batch_size': 4}``.
+        work_dir: folder for logs and checkpoints; default: the config's own, or ``work_dirs/NAME``.
+        launcher: ``'none'``, ``'pytorch'``, ``'slurm'`` or ``'mpi'``.
+        local_rank: number of this process on its machine, where the launcher does not set ``LOCAL_RANK``.
+
+    Returns:
+        The config, and notes for the user.
+
+    Raises:
+        ValueError: the config does not exist or is of another package, or the backbone cannot be swapped.
+        ModuleNotFoundError: mmdet or mmseg is not installed.
+    """
+    path = find_config(name)
+    settings = dict(overrides or {})
+    cfg = Config.fromfile(path)
+    notes: list[str] = []
+    if backbone:
+        cfg.merge_from_dict({key: value for key, value in settings.items() if ".backbone." not in key})
+    else:
+        cfg.merge_from_dict(settings)
+    register_scope(cfg)
+    if backbone:
+        notes += fit_backbone(cfg, backbone)
+        cfg.merge_from_dict(settings)
+    cfg.work_dir = str(Path(work_dir or cfg.get("work_dir") or Path("work_dirs", path.stem)).resolve())
+    os.environ.setdefault("LOCAL_RANK", str(local_rank))
+    cfg.launcher = launcher
+    if cfg.launcher != "none" and get_device() == "cpu":
+        notes += distribute_on_cpu(cfg)
+    return cfg, notes
+
+
+def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
+    """Read ``KEY=VALUE`` words of a command line as mmengine does: ``V1,V2`` and ``[(a,b),(c,d)]`` are sequences.
+
+    Raises:
+        ValueError: a word has no ``=``.
+    """
+    if bad := [word for word in words if "=" not in word]:
+        raise ValueError(f"--cfg-options takes KEY=VALUE, got {bad[0]!r}: write it like train_dataloader.batch_size=4.")
+    namespace = argparse.Namespace()
+    DictAction(["--cfg-options"], "overrides", nargs="+")(argparse.ArgumentParser(), namespace, list(words))
+    return namespace.overrides
+
+
+def train(
+    cfg: Config, notes: Sequence[str] = (), *, resume: str | None = None, amp: bool = False, auto_scale_lr: bool = False
+) -> None:
+    """Train a config.
+
+    Args:
+        cfg: of :func:`load_config`. Changed in place.
+        notes: lines for the log.
+        resume: a checkpoint to go on from; ``'auto'`` for the latest one in the work directory.
+        amp: mixed precision, fp16 on a GPU and bfloat16 on the CPU.
+        auto_scale_lr: scale the learning rate to the batch size, as the config says.
 
     Raises:
         ValueError: a mistake in the arguments or the config, with the remedy.
         FileNotFoundError: the dataset is not there, with the command that makes it.
     """
-    parser = make_parser("Train an mmdet or mmseg config.")
-    parser.add_argument(
-        "--resume",
-        nargs="?",
-        const="auto",
-        metavar="CHECKPOINT",
-        help="go on from a checkpoint; without a path, from the latest one in the work directory",
-    )
-    parser.add_argument("--amp", action="store_true", help="mixed precision: fp16 on a GPU, bfloat16 on the CPU")
-    parser.add_argument(
-        "--auto-scale-lr", action="store_true", help="scale the learning rate to the batch size, as the config says"
-    )
-    args = parser.parse_args(arguments)
-    cfg, notes = load_config(args)
-    notes += choose_precision(cfg, args.amp)
-    if args.auto_scale_lr:
+    notes = [*notes, *choose_precision(cfg, amp)]
+    if auto_scale_lr:
         enable_auto_scale_lr(cfg)
-    keep_checkpoints_whole(cfg)
-    notes += choose_start(cfg, args.resume)
+    use_atomic_checkpoints(cfg)
+    notes += choose_start(cfg, resume)
     check_fit(cfg)
     check_dataset(cfg, ("train_dataloader", "val_dataloader"))
-    run(cfg, notes, "train")
+    _run(cfg, notes, "train")
 
 
-def run_testing(arguments: Sequence[str] | None = None) -> dict[str, float]:
-    """Evaluate a checkpoint on a config's test split: the command line of ``tools/test.py``.
+def test(cfg: Config, notes: Sequence[str], checkpoint: str) -> dict[str, float]:
+    """Evaluate a checkpoint on a config's test split.
+
+    Args:
+        cfg: of :func:`load_config`. Changed in place.
+        notes: lines for the log.
+        checkpoint: path or URL.
 
     Returns:
         The metrics, by their names in the log.
@@ -69,74 +130,21 @@ def run_testing(arguments: Sequence[str] | None = None) -> dict[str, float]:
         ValueError: a mistake in the arguments or the config, with the remedy.
         FileNotFoundError: the dataset is not there, with the command that makes it.
     """
-    parser = make_parser("Evaluate a checkpoint of an mmdet or mmseg config on its test split.")
-    parser.add_argument("checkpoint", help="path or URL of the checkpoint")
-    args = parser.parse_args(arguments)
-    cfg, notes = load_config(args)
-    cfg.load_from = existing_checkpoint(args.checkpoint)
+    cfg.load_from = _existing_checkpoint(checkpoint)
     cfg.resume = False
-    notes += set_pretrained_aside(cfg, cfg.load_from)
+    notes = [*notes, *_drop_pretrained_for(cfg, cfg.load_from)]
     check_fit(cfg)
     check_dataset(cfg, ("test_dataloader",))
-    return run(cfg, notes, "test")
-
-
-def make_parser(description: str) -> argparse.ArgumentParser:
-    """The arguments that training and testing share."""
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("config", help="path of the config, or mmdet::NAME or mmseg::NAME for one that ships with them")
-    parser.add_argument("--work-dir", help="folder for logs and checkpoints; default: work_dirs/NAME OF THE CONFIG")
-    parser.add_argument(
-        "--backbone",
-        metavar="NAME",
-        help="swap the config's backbone for this timm model, and fit neck and heads to it",
-    )
-    parser.add_argument(
-        "--cfg-options",
-        nargs="+",
-        action=DictAction,
-        default={},
-        metavar="KEY=VALUE",
-        help="settings that override the config's: KEY=VALUE, KEY=V1,V2, KEY='[(a,b),(c,d)]'; dots lead inside",
-    )
-    parser.add_argument("--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none", help="job launcher")
-    parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help="set by old launchers")
-    return parser
-
-
-def load_config(args: argparse.Namespace) -> tuple[Config, list[str]]:
-    """Load a config with the overrides and the backbone of the command line.
-
-    Overrides of the backbone's own settings come after the swap, so that they reach the new one.
-
-    Returns:
-        The config, and what to tell the user.
-
-    Raises:
-        ValueError: the config does not exist or is of another package, or the backbone cannot be swapped.
-        ModuleNotFoundError: mmdet or mmseg is not installed.
-    """
-    path = find_config(args.config)
-    cfg = Config.fromfile(path)
-    notes: list[str] = []
-    if args.backbone:
-        cfg.merge_from_dict({key: value for key, value in args.cfg_options.items() if ".backbone." not in key})
-    else:
-        cfg.merge_from_dict(args.cfg_options)
-    register_scope(cfg)
-    if args.backbone:
-        notes += fit_backbone(cfg, args.backbone)
-        cfg.merge_from_dict(args.cfg_options)
-    cfg.work_dir = str(Path(args.work_dir or cfg.get("work_dir") or Path("work_dirs", path.stem)).resolve())
-    os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
-    cfg.launcher = args.launcher
-    if cfg.launcher != "none" and get_device() == "cpu":
-        notes += distribute_on_cpu(cfg)
-    return cfg, notes
+    return _run(cfg, notes, "test")
 
 
 def register_scope(cfg: Config) -> None:
-    """Register the modules of the package that a config is for."""
+    """Register the modules of the package that a config is for.
+
+    Raises:
+        ValueError: ``default_scope`` is not one of :data:`SCOPES`.
+        ModuleNotFoundError: the package, or mmcv, is not installed.
+    """
     scope = cfg.get("default_scope")
     if scope not in SCOPES:
         raise ValueError(
@@ -170,7 +178,10 @@ def enable_auto_scale_lr(cfg: Config) -> None:
 
 
 def choose_start(cfg: Config, resume: str | None) -> list[str]:
-    """Decide from which checkpoint a run goes on, if any; the command line comes before the config.
+    """Decide from which checkpoint a run goes on, if any; an argument comes before the config.
+
+    Returns:
+        Notes for the user.
 
     Raises:
         ValueError: the checkpoint does not exist.
@@ -179,22 +190,22 @@ def choose_start(cfg: Config, resume: str | None) -> list[str]:
         resume = cfg.get("load_from") or "auto"
     if resume is None:
         return []
-    path = latest_checkpoint(cfg.work_dir) if resume == "auto" else existing_checkpoint(resume)
+    path = latest_checkpoint(cfg.work_dir) if resume == "auto" else _existing_checkpoint(resume)
     cfg.resume = path is not None
     if path is None:
         return [f"nothing to resume in {cfg.work_dir}: training starts from the beginning"]
     cfg.load_from = path
-    return [f"resuming from {path}", *set_pretrained_aside(cfg, path)]
+    return [f"resuming from {path}", *_drop_pretrained_for(cfg, path)]
 
 
-def existing_checkpoint(path: str) -> str:
+def _existing_checkpoint(path: str) -> str:
     """Check that a checkpoint exists, unless it is a URL."""
     if "://" not in path and not Path(path).is_file():
         raise ValueError(f"there is no checkpoint {path!r} (from {Path.cwd()}).")
     return path
 
 
-def set_pretrained_aside(cfg: Config, checkpoint: str) -> list[str]:
+def _drop_pretrained_for(cfg: Config, checkpoint: str) -> list[str]:
     """Remove what would load or download pretrained weights, since a checkpoint replaces them all.
 
     mmengine's Runner initialises the weights before it resumes.
@@ -203,7 +214,7 @@ def set_pretrained_aside(cfg: Config, checkpoint: str) -> list[str]:
     return [f"pretrained weights set aside, {checkpoint} replaces them: {', '.join(sources)}"] if sources else []
 
 
-def run(cfg: Config, notes: Sequence[str], task: str) -> Any:
+def _run(cfg: Config, notes: Sequence[str], task: str) -> Any:
     """Build the runner, log the notes, and run ``'train'`` or ``'test'``; return what that returns."""
     runner = RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
     for note in notes:

@@ -1,4 +1,4 @@
-"""Reading a checkpoint file that nobody vouches for: nothing in it is ever executed."""
+"""Reading checkpoint files from untrusted sources: nothing in them is ever executed."""
 
 import io
 import pickle
@@ -18,7 +18,7 @@ StateDict = dict[str, Tensor]
 
 
 class Inert:
-    """Stands in for an object of a training run's records: it takes anything and does nothing."""
+    """An object that takes any arguments and does nothing, in place of one that training code saved."""
 
     def __init__(self, *_: Any) -> None:
         pass
@@ -27,15 +27,15 @@ class Inert:
         pass
 
 
-class PlainDictionary:
-    """Stands in for a class of dictionaries: what is built from it is a plain one."""
+class InertDict:
+    """A constructor of ordinary dictionaries, in place of another class of dictionaries."""
 
     def __new__(cls, *arguments: Any) -> OrderedDict[Any, Any]:  # type: ignore[misc]
         return OrderedDict(next((argument for argument in arguments if isinstance(argument, dict)), ()))
 
 
-#: Records that training code keeps beside the weights. Their own classes are never imported, called or built.
-RECORDS = (
+#: Classes and functions that training code saves beside the weights. They are never imported, called or built.
+_INERT_NAMES = (
     "argparse.Namespace",
     "builtins.dict",
     "builtins.getattr",
@@ -56,8 +56,8 @@ RECORDS = (
     "mmengine.logging.history_buffer.HistoryBuffer",
 )
 
-#: Records that are dictionaries; they become plain ones.
-DICTIONARIES = (
+#: Classes of dictionaries among them, which may hold the weights; they become ordinary ones.
+_DICT_NAMES = (
     "collections.defaultdict",
     "addict.addict.Dict",
     "mmcv.utils.config.ConfigDict",
@@ -67,39 +67,39 @@ DICTIONARIES = (
 
 
 def _stand_in(path: str, kind: type) -> type:
-    """A subclass of ``kind`` under another class's name, by which torch's reader finds it."""
+    """Return a subclass of ``kind`` under another class's name, by which torch's reader finds it."""
     module, _, name = path.rpartition(".")
     return type(name, (kind,), {"__module__": module, "__qualname__": name})
 
 
-STAND_INS: list[Any] = [
-    *(_stand_in(path, Inert) for path in RECORDS),
-    *(_stand_in(path, PlainDictionary) for path in DICTIONARIES),
+_STAND_INS: list[Any] = [
+    *(_stand_in(path, Inert) for path in _INERT_NAMES),
+    *(_stand_in(path, InertDict) for path in _DICT_NAMES),
 ]
 
-#: The functions from which ``torch.save`` has tensors rebuilt, and what it keeps beside them.
-TENSOR_PARTS = re.compile(
+#: Names in a pickle that ``torch.save`` writes for tensors and what belongs to them.
+_TENSOR_NAMES = re.compile(
     r"torch\.(\w*Storage|Size|Tensor|device|dtype|[a-z]+\d+\w*|(_utils|_tensor|storage|nn\.parameter|serialization)\.\w+)"
 )
 
-#: Of a file that was refused, as much is looked at.
-PICKLE_LIMIT = 1 << 26
+#: Bytes of a refused file that are searched for the names that its message gives.
+_SEARCH_LIMIT = 1 << 26
 
-REMEDY = (
+_REMEDY = (
     "If you trust where it comes from, load it there and save the weights alone: "
     "torch.save(model.state_dict(), 'weights.pth'), or safetensors.torch.save_file."
 )
 
 
-def read(path: Path) -> Mapping[str, Any]:
-    """What a checkpoint file holds, on the CPU. The kind of file is told from its contents, not from its name.
+def read_file(path: Path) -> Mapping[str, Any]:
+    """Return the contents of a checkpoint file, on the CPU; its kind is found from its first bytes, not its name.
 
     Args:
         path: a ``.safetensors`` file or one that ``torch.save`` wrote, in the present or in the old format.
 
     Raises:
-        ValueError: the file is empty, truncated, of another kind, or a pickle that holds more than tensors, plain
-            values and known records of training runs.
+        ValueError: the file is empty, truncated, of another kind, or a pickle that holds more than tensors, numbers,
+            strings, containers and known objects of training runs.
     """
     with path.open("rb") as file:
         head = file.read(1024)
@@ -115,7 +115,7 @@ def read(path: Path) -> Mapping[str, Any]:
         contents = _read_safetensors(path)
     elif head.startswith((b"PK\x03\x04", b"\x80")):
         contents = _read_pickle(path, head)
-    elif foreign := foreign_names(path):
+    elif foreign := _foreign_names(path):
         raise _refusal(path, foreign)
     else:
         raise ValueError(
@@ -149,47 +149,48 @@ def _read_pickle(path: Path, head: bytes) -> Any:
                 f"{path} is a NumPy archive, not a checkpoint of PyTorch; convert its arrays to tensors first."
             )
         if any(name.endswith("/constants.pkl") for name in names):
-            raise ValueError(f"{path} is a TorchScript program, not a checkpoint. {REMEDY}")
+            raise ValueError(f"{path} is a TorchScript program, not a checkpoint. {_REMEDY}")
     try:
-        with torch.serialization.safe_globals(STAND_INS), warnings.catch_warnings():
+        with torch.serialization.safe_globals(_STAND_INS), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Detected pickle protocol")
             # Mapped, so that the optimiser's state beside the weights is not read at all.
             return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except pickle.UnpicklingError as error:
-        if foreign := foreign_names(path):
+        if foreign := _foreign_names(path):
             raise _refusal(path, foreign) from error
         raise ValueError(
             f"{path} is refused, and nothing in it was run: it is no checkpoint as torch.save writes it, or it is "
-            f"damaged ({_first_line(error)}). {REMEDY}"
+            f"damaged ({first_line(error)}). {_REMEDY}"
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, AttributeError, TypeError) as error:
         raise ValueError(
             f"{path} cannot be read as a checkpoint: it is truncated or damaged ({type(error).__name__}: "
-            f"{_first_line(error)}); download or copy it again."
+            f"{first_line(error)}); download or copy it again."
         ) from error
 
 
 def _refusal(path: Path, foreign: list[str]) -> ValueError:
     return ValueError(
         f"{path} is refused, and nothing in it was run: it holds code or objects, not only tensors (it names "
-        f"{', '.join(foreign[:8])}). {REMEDY}"
+        f"{', '.join(foreign[:8])}). {_REMEDY}"
     )
 
 
-def foreign_names(path: Path) -> list[str]:
-    """What a pickle would import besides tensors and known records, found by looking, without running any of it."""
+def _foreign_names(path: Path) -> list[str]:
+    """List what a pickle would import besides tensors and known objects, without running any of it."""
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             pickles = [archive.read(name) for name in archive.namelist() if name.endswith("data.pkl")]
     else:
         with path.open("rb") as file:
-            pickles = [file.read(PICKLE_LIMIT)]
-    allowed = {*RECORDS, *DICTIONARIES} | {"collections.OrderedDict", "_codecs.encode"}
+            pickles = [file.read(_SEARCH_LIMIT)]
+    allowed = {*_INERT_NAMES, *_DICT_NAMES} | {"collections.OrderedDict", "_codecs.encode"}
     names = dict.fromkeys(name for data in pickles for name in _imported_names(data))
-    return [name for name in names if name not in allowed and not TENSOR_PARTS.fullmatch(name)]
+    return [name for name in names if name not in allowed and not _TENSOR_NAMES.fullmatch(name)]
 
 
 def _imported_names(data: bytes) -> list[str]:
+    """List the classes and functions that a sequence of pickles names."""
     names: list[str] = []
     strings: list[str] = []
     stream = io.BytesIO(data)
@@ -203,9 +204,10 @@ def _imported_names(data: bytes) -> list[str]:
                 elif isinstance(argument, str):
                     strings.append(argument)
     except (ValueError, IndexError, UnicodeDecodeError):
-        pass  # No further pickle, or a damaged one; what was named before it is what there is to tell.
+        pass  # No further pickle, or a damaged one: the names before it are all there are.
     return names
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message."""
     return (str(error).splitlines() or [""])[0]

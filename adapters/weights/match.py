@@ -1,27 +1,22 @@
 """Pairing a checkpoint's tensors with an adapter's, strictly, resized where a size is all that differs."""
 
-from __future__ import annotations
-
 import difflib
-import math
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
 
 import torch
-from timm.layers import resample_abs_pos_embed
-from timm.models import adapt_input_conv
 from torch import Tensor
 
-from adapters.weights import norm_eps
 from adapters.weights.file import StateDict
-from adapters.weights.report import ROWS
+from adapters.weights.formats import OBSOLETE, TRUNK
+from adapters.weights.interpret import Interpretation
+from adapters.weights.report import ROWS, Report, Row
+from adapters.weights.resize import resize, resize_hint
+from adapters.weights.target import WeightsTarget
 
-if TYPE_CHECKING:
-    from adapters.base import BackboneAdapter
-    from adapters.weights.interpret import Reading
-
-#: Buffers that models compute from their size, in the words of timm's past and present versions and of the authors.
-TABLES = frozenset(
+#: Last parts of the names of buffers that models compute from their size, in timm's past and present versions and in
+#: the authors' code. A checkpoint may hold them, lack them, or hold them for another size.
+_COMPUTED_BUFFERS = frozenset(
     {
         "attention_bias_idxs",
         "attn_mask",
@@ -33,156 +28,119 @@ TABLES = frozenset(
     }
 )
 
-#: Parts that only checkpoints of dense models or of adapters hold. Where all of one is missing, it stays as built.
-OPTIONAL = {
-    "stage_norms.": "start at scale 1 and shift 0",
-    "pyramid.": "start at random",
-}
 
-Problem = tuple[str, str, str]
-
-
+@dataclass(frozen=True)
 class Match:
-    """The pairing of one reading of a checkpoint with an adapter.
-
-    Args:
-        adapter: whose tensors are to be set.
-        reading: of the checkpoint; its report is filled with what is left out, resized or noteworthy.
+    """The pairing of one interpretation of a checkpoint with an adapter.
 
     Attributes:
+        interpretation: the checkpoint's.
         targets: the adapter's tensors by name.
-        tensors: adapter's name -> tensor of the right shape.
-        problems: kind, name and detail of everything for which the checkpoint must be refused.
+        tensors: adapter's name -> the checkpoint's tensor in the adapter's shape.
+        problems: everything for which the checkpoint must be refused.
+        report: what is left out, resized or noteworthy.
     """
 
-    def __init__(self, adapter: BackboneAdapter, reading: Reading) -> None:
-        self.adapter = adapter
-        self.reading = reading
-        self.blueprint = reading.blueprint
-        self.report = reading.report
-        self.targets: StateDict = adapter.state_dict()
-        self.targets.pop(norm_eps.KEY, None)
-        self.tables = TABLES | self.blueprint.derived_buffers
-        self.tensors: StateDict = {}
-        self.problems: list[Problem] = []
-        spare = [key for key, tensor in reading.state.items() if not self._take(key, tensor)]
-        unknown = [key for key in spare if not self._explain_unused(key)]
-        for key in unknown:
-            name = key.removeprefix("trunk.")
-            self.problems.append(("unexpected", name, self._nearest(name, self.targets)))
-        self._explain_missing(set(reading.state), unknown)
+    interpretation: Interpretation
+    targets: StateDict
+    tensors: StateDict
+    problems: list[Row]
+    report: Report
 
     @property
-    def is_plain(self) -> bool:
-        """Every tensor was there, in the right shape."""
+    def is_exact(self) -> bool:
+        """True if every tensor was there, in the right shape."""
         return not self.problems and not self.report.notes
 
-    def _take(self, key: str, tensor: Tensor) -> bool:
-        """Set the adapter's tensor of this name; False if there is none."""
-        target = self.targets.get(key)
-        if target is None:
-            return False
-        fitted = self._fit(key.removeprefix("trunk."), tensor, target)
-        if fitted.shape != target.shape:
-            if _last(key) in self.tables:
-                self.report.leave_out("tables of another size, rebuilt", key)
-            else:
-                shapes = f"{tuple(tensor.shape)} in the checkpoint, {tuple(target.shape)} in the model"
-                self.problems.append(("shape", key, shapes + self._hint(key, tensor, target)))
-        elif fitted.is_floating_point() != target.is_floating_point():
-            self.problems.append(("type", key, f"{fitted.dtype} in the checkpoint, {target.dtype} in the model"))
-        elif fitted.is_floating_point() and not torch.isfinite(fitted).all():
-            self.problems.append(("values", key, "holds NaN or infinity"))
-        else:
-            if tensor.shape != fitted.shape:
-                self.report.note("resized", key, f"{tuple(tensor.shape)} -> {tuple(fitted.shape)}")
-            self.tensors[key] = fitted
+
+def match(adapter: WeightsTarget, interpretation: Interpretation) -> Match:
+    """Pair the tensors of an interpretation with those of an adapter; neither is changed.
+
+    Raises:
+        ValueError: the ``img_size`` that a user gave does not go with the position embeddings.
+    """
+    report = Report(interpretation.source, interpretation.found_as, notes=list(interpretation.notes))
+    result = Match(interpretation, adapter.state_dict(), {}, [], report)
+    computed = _COMPUTED_BUFFERS | interpretation.info.derived_buffers
+    for reason, prefix in interpretation.second_choices:
+        report.leave_out(reason, prefix)
+    unknown = []
+    for key, tensor in interpretation.state.items():
+        if key in result.targets:
+            _pair(result, adapter, key, tensor, _last(key) in computed)
+        elif not _explain_unused(result, adapter, key, _last(key) in computed):
+            unknown.append(key)
+    for key in unknown:
+        result.problems.append(("unexpected", key.removeprefix(TRUNK), _nearest(result, key, result.targets)))
+    _explain_missing(result, adapter, computed, unknown)
+    report.loaded, report.expected = len(result.tensors), len(result.targets)
+    return result
+
+
+def _pair(result: Match, adapter: WeightsTarget, key: str, tensor: Tensor, is_computed: bool) -> None:
+    """Take a tensor for the adapter's of the same name, or say why it cannot be taken."""
+    target, name = result.targets[key], key.removeprefix(TRUNK)
+    fitted = resize(name, tensor, target, result.interpretation, adapter.in_channels)
+    if fitted.shape != target.shape:
+        if is_computed:
+            result.report.leave_out("tables of another size, rebuilt", key)
+            return
+        shapes = f"{tuple(tensor.shape)} in the checkpoint, {tuple(target.shape)} in the model"
+        result.problems.append(("shape", key, shapes + resize_hint(name, tensor, target, result.interpretation)))
+    elif fitted.is_floating_point() != target.is_floating_point():
+        result.problems.append(("type", key, f"{fitted.dtype} in the checkpoint, {target.dtype} in the model"))
+    elif fitted.is_floating_point() and not torch.isfinite(fitted).all():
+        result.problems.append(("values", key, "holds NaN or infinity"))
+    else:
+        if tensor.shape != fitted.shape:
+            result.report.notes.append(("resized", key, f"{tuple(tensor.shape)} -> {tuple(fitted.shape)}"))
+        result.tensors[key] = fitted
+
+
+def _explain_unused(result: Match, adapter: WeightsTarget, key: str, is_computed: bool) -> bool:
+    """Record why a tensor of the checkpoint has no place; return False if there is no good reason."""
+    name = key.removeprefix(TRUNK)
+    part = next((part for part in adapter.own_parts if key.startswith(part.prefix)), None)
+    if name.startswith(result.interpretation.info.classifier):
+        reason = "the classifier"
+    elif name in adapter.pruned_keys:
+        reason = "not needed for these maps"
+    elif name in OBSOLETE:
+        reason = "of an earlier version"
+    elif part is not None and part.unused:
+        reason = part.unused
+    elif part is not None and part.remedy:
+        result.problems.append(("unexpected", key, part.remedy))
         return True
+    elif is_computed:
+        reason = "tables of a size of their own, rebuilt"
+    else:
+        return False
+    result.report.leave_out(reason, name)
+    return True
 
-    def _fit(self, name: str, tensor: Tensor, target: Tensor) -> Tensor:
-        """Adapt a first convolution to other channels and position embeddings to another grid, as timm does."""
-        grid_known = hasattr(getattr(self.blueprint.model, "patch_embed", None), "grid_size")
-        if (
-            name == "pos_embed"
-            and grid_known
-            and tensor.ndim == target.ndim == 3
-            and tensor.shape[-1] == target.shape[-1]
-        ):
-            return self._resample_positions(tensor, target)
-        if tensor.shape != target.shape and name in self.blueprint.first_convs and tensor.ndim == 4:
-            try:
-                return adapt_input_conv(self.adapter.in_channels, tensor)
-            except NotImplementedError:
-                return tensor
-        return tensor
 
-    def _resample_positions(self, tensor: Tensor, target: Tensor) -> Tensor:
-        embed: Any = self.blueprint.model.patch_embed
-        grid = tuple(embed.grid_size)
-        prefix_tokens = target.shape[1] - grid[0] * grid[1]
-        patches = tensor.shape[1] - prefix_tokens
-        old_grid: tuple[int, ...] | None = None
-        if self.reading.img_size is not None:
-            old_grid = tuple(side // patch for side, patch in zip(self.reading.img_size, embed.patch_size, strict=True))
-            if math.prod(old_grid) != patches:
-                raise ValueError(
-                    f"img_size={self.reading.img_size} means a grid of {old_grid[0]} x {old_grid[1]} patches, but the "
-                    f"checkpoint's position embeddings are {patches}; give the size at which it was trained."
-                )
-        elif tensor.shape == target.shape or not _is_square(patches):
-            return tensor
-        return resample_abs_pos_embed(tensor, grid, old_grid, num_prefix_tokens=prefix_tokens)
+def _explain_missing(result: Match, adapter: WeightsTarget, computed: frozenset[str], unknown: list[str]) -> None:
+    """Record tensors of the adapter that the checkpoint lacks: a problem, unless all of one of its own parts are."""
+    given = set(result.interpretation.state)
+    for part in adapter.own_parts:
+        names = [key for key in result.targets if key.startswith(part.prefix)]
+        if names and not any(key.startswith(part.prefix) for key in given):
+            result.report.fresh.append(f"{len(names)} of {part.prefix}* {part.start}, as it holds none")
+            given.update(names)
+    parameters = {name for name, _ in adapter.named_parameters()}
+    for key in result.targets:
+        if key not in given and (key in parameters or _last(key) not in computed):
+            result.problems.append(("missing", key.removeprefix(TRUNK), _nearest(result, key, unknown)))
 
-    def _hint(self, key: str, tensor: Tensor, target: Tensor) -> str:
-        if key == "trunk.pos_embed" and tensor.ndim == 3 and tensor.shape[-1] == target.shape[-1]:
-            return (
-                "; no square grid has so many positions: say at which size it was trained, "
-                "init_cfg=dict(type='Pretrained', checkpoint=..., img_size=(H, W))"
-            )
-        if key.removeprefix("trunk.") in self.blueprint.first_convs and tensor.ndim == target.ndim:
-            return "; channels other than 3 cannot be adapted, build the adapter with the checkpoint's in_channels"
-        return ""
 
-    def _explain_unused(self, key: str) -> bool:
-        """Report why a tensor of the checkpoint has no place; False if there is no good reason."""
-        name = key.removeprefix("trunk.")
-        stage_norms = getattr(self.adapter, "stage_norms", None)
-        if name.startswith(self.blueprint.classifier):
-            self.report.leave_out("the classifier", name)
-        elif name in self.adapter.pruned_keys or (key.startswith("stage_norms.") and stage_norms is not None):
-            self.report.leave_out("not needed for these maps", name)
-        elif key.startswith("stage_norms."):
-            self.problems.append(("unexpected", key, "a norm after each stage: build the adapter with stage_norm=True"))
-        elif key.startswith("pyramid.") and self.adapter.pyramid is None:
-            self.report.leave_out("a pyramid that this adapter has not", key)
-        elif _last(key) in self.tables:
-            self.report.leave_out("tables of a size of their own, rebuilt", name)
-        else:
-            return False
-        return True
-
-    def _explain_missing(self, given: set[str], unknown: list[str]) -> None:
-        parameters = {name for name, _ in self.adapter.named_parameters()}
-        for prefix, fate in OPTIONAL.items():
-            names = [key for key in self.targets if key.startswith(prefix)]
-            if names and not any(key.startswith(prefix) for key in given):
-                self.report.fresh.append(f"{len(names)} of {prefix}* {fate}, as it holds none")
-                given.update(names)
-        for key in self.targets:
-            if key not in given and (key in parameters or _last(key) not in self.tables):
-                name = key.removeprefix("trunk.")
-                self.problems.append(("missing", name, self._nearest(name, unknown)))
-
-    def _nearest(self, name: str, names: Iterable[str]) -> str:
-        if len(self.problems) >= ROWS:
-            return ""  # Not shown.
-        near = difflib.get_close_matches(name, [other.removeprefix("trunk.") for other in names], n=2, cutoff=0.6)
-        return f"nearest: {', '.join(near)}" if near else "nothing like it"
+def _nearest(result: Match, key: str, others: Iterable[str]) -> str:
+    if len(result.problems) >= ROWS:
+        return ""  # Not shown.
+    names = [other.removeprefix(TRUNK) for other in others]
+    near = difflib.get_close_matches(key.removeprefix(TRUNK), names, n=2, cutoff=0.6)
+    return f"nearest: {', '.join(near)}" if near else "nothing like it"
 
 
 def _last(key: str) -> str:
     return key.rpartition(".")[2]
-
-
-def _is_square(count: int) -> bool:
-    return count >= 0 and math.isqrt(count) ** 2 == count

@@ -1,40 +1,42 @@
-"""What a load did, in one line when all is well and in a table when not."""
+"""The report of a load: one line when all is well, with a table of what deserves a look."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+#: The kind, the name and the detail of a tensor's problem, or of something that deserves a look.
+Row = tuple[str, str, str]
+
+#: Rows of a table that are shown.
+ROWS = 20
+
 
 @dataclass
 class Report:
-    """What became of a checkpoint's tensors.
+    """An account of a checkpoint's tensors.
 
     Attributes:
-        source: where they came from.
-        form: the key format and the prefix under which they were found.
+        source: the name of the checkpoint.
+        found_as: the key format of the backbone in it, and the prefix before its names.
         loaded, expected: numbers of tensors of the adapter.
-        fresh: parts of the adapter that no checkpoint but its own holds, and how they start.
+        fresh: parts of the adapter that the checkpoint holds nothing of, and how they start.
         left_out: reasons why tensors of the checkpoint were not used, and the tensors.
-        notes: what deserves a look: (kind, name, what happened).
+        notes: tensors that were not simply copied, and settings that deserve a look.
     """
 
     source: str
-    form: str = ""
+    found_as: str = ""
     loaded: int = 0
     expected: int = 0
     fresh: list[str] = field(default_factory=list)
     left_out: dict[str, list[str]] = field(default_factory=dict)
-    notes: list[tuple[str, str, str]] = field(default_factory=list)
+    notes: list[Row] = field(default_factory=list)
 
     def leave_out(self, reason: str, name: str) -> None:
-        """Record a tensor of the checkpoint that nothing was done with."""
+        """Record a tensor of the checkpoint that is not used."""
         self.left_out.setdefault(reason, []).append(name)
 
-    def note(self, kind: str, name: str, what: str) -> None:
-        """Record something that is fine but not plain copying."""
-        self.notes.append((kind, name, what))
-
     def __str__(self) -> str:
-        line = f"loaded {self.loaded} of {self.expected} tensors from {self.source} ({self.form})"
+        line = f"loaded {self.loaded} of {self.expected} tensors from {self.source} ({self.found_as})"
         for reason, names in self.left_out.items():
             line += f"; left out {len(names)} ({reason}: {some(names, 2)})"
         line += "".join(f"; {part}" for part in self.fresh)
@@ -42,17 +44,13 @@ class Report:
 
 
 def some(names: Sequence[str], count: int = 4) -> str:
-    """The first few names."""
+    """Join the first few names."""
     return ", ".join(names[:count]) + (", ..." if len(names) > count else "")
 
 
-#: Rows of a table that are shown.
-ROWS = 20
-
-
 def table(rows: Sequence[tuple[str, ...]], limit: int = ROWS) -> str:
-    """Rows in aligned columns."""
-    shown = list(rows[:limit])
+    """Align the first rows in columns, and say how many more there are."""
+    shown = rows[:limit]
     widths = [max(len(row[column]) for row in shown) for column in range(len(shown[0]))]
     lines = [
         "  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in shown

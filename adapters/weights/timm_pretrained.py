@@ -1,4 +1,4 @@
-"""timm's own knowledge of a model's checkpoints: its filter, the layers it adapts, and the weights of its tag."""
+"""Patch timm's builder to learn how it loads a model: its filter of old names, its classifier, its tag's weights."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -11,17 +11,17 @@ import torch
 from timm.models import _builder
 from torch import Tensor, nn
 
-from adapters.weights.file import StateDict
-from adapters.weights.source import only_one
+from adapters.weights.download import one_process_at_a_time
+from adapters.weights.file import StateDict, first_line
 
 
 @dataclass(frozen=True)
-class Blueprint:
-    """A timm model as its checkpoints describe it, classifier and all.
+class TimmCheckpointInfo:
+    """timm's knowledge of the checkpoints of one model.
 
     Attributes:
-        model: the whole model; on the ``meta`` device unless weights are to be loaded into it.
-        loading: what timm would hand to its ``load_pretrained`` for this very model.
+        model: the full model with its classifier, on the ``meta`` device unless weights are to be loaded into it.
+        loading: the arguments that timm would give to ``load_pretrained`` for it.
     """
 
     model: nn.Module
@@ -29,11 +29,11 @@ class Blueprint:
 
     @property
     def has_filter(self) -> bool:
-        """Whether timm rewrites checkpoints of this model before it loads them."""
+        """True if timm rewrites checkpoints of this model before it loads them."""
         return self.loading["filter_fn"] is not None
 
     def filter(self, state: StateDict, img_size: tuple[int, int] | None = None) -> StateDict:
-        """What timm makes of a checkpoint of this model: old names, other layouts, other sizes.
+        """Rewrite a checkpoint as timm does: old names, other layouts, other sizes.
 
         Args:
             state: the checkpoint.
@@ -53,7 +53,7 @@ class Blueprint:
 
     @property
     def classifier(self) -> tuple[str, ...]:
-        """Prefixes of what timm calls the model's classifier."""
+        """Prefixes of the names in the model's classifier."""
         return _prefixes(self.loading["pretrained_cfg"].get("classifier"))
 
     @property
@@ -70,37 +70,46 @@ class Blueprint:
         return frozenset(name.rpartition(".")[2] for name, _ in self.model.named_buffers() if name not in saved)
 
 
-def draw(model_name: str, in_channels: int, arguments: Mapping[str, Any], device: str = "meta") -> Blueprint:
-    """Build the whole model and catch what timm would load it with, without reading or fetching anything."""
+def catch_timm_loading(
+    model_name: str, in_channels: int, arguments: Mapping[str, Any], device: str = "meta"
+) -> TimmCheckpointInfo:
+    """Build the full model and catch what timm would load it with, without reading or fetching anything.
+
+    Args:
+        model_name: with or without the tag of its weights.
+        in_channels: channels of its images.
+        arguments: further ones for ``timm.create_model``.
+        device: where to build it.
+    """
     calls: list[dict[str, Any]] = []
     catch = mock.patch.object(_builder, "load_pretrained", lambda _, **loading: calls.append(loading))
     with catch, torch.device(device):
         model = timm.create_model(model_name, pretrained=True, in_chans=in_channels, **arguments)
     assert len(calls) == 1, f"timm loaded {model_name} {len(calls)} times"
-    return Blueprint(model, calls[0])
+    return TimmCheckpointInfo(model, calls[0])
 
 
 def pretrained_state(model_name: str, in_channels: int, arguments: Mapping[str, Any]) -> StateDict:
-    """The weights of the model's tag, through timm's own resolver and cache. What they do not set is NaN.
+    """Return the weights of the model's tag, through timm's own resolver and cache; what they do not set is NaN.
 
     Raises:
         ValueError: timm has none, or cannot get or load them.
     """
-    blueprint = draw(model_name, in_channels, arguments, device="cpu")
+    info = catch_timm_loading(model_name, in_channels, arguments, device="cpu")
     with torch.no_grad():
-        for tensor in blueprint.model.state_dict().values():
+        for tensor in info.model.state_dict().values():
             if tensor.is_floating_point():
                 tensor.fill_(torch.nan)
     try:
-        with only_one(f"timm-{model_name}"):
-            timm.models.load_pretrained(blueprint.model, **blueprint.loading)
+        with one_process_at_a_time(f"timm-{model_name}"):
+            timm.models.load_pretrained(info.model, **info.loading)
     except Exception as error:  # the hub's client has many exceptions of its own
-        reason = (str(error).splitlines() or [""])[0]
         raise ValueError(
-            f"weights='timm': timm could not load the weights of {model_name} ({type(error).__name__}: {reason}). Give "
-            "a local file instead, weights='path/to/file.safetensors', or start at random with weights=None."
+            f"weights='timm': timm could not load the weights of {model_name} ({type(error).__name__}: "
+            f"{first_line(error)}). Give a local file instead, weights='path/to/file.safetensors', or start at random "
+            "with weights=None."
         ) from error
-    return blueprint.model.state_dict()
+    return info.model.state_dict()
 
 
 def _prefixes(names: Any) -> tuple[str, ...]:

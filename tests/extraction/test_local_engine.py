@@ -11,23 +11,18 @@ from typing import Any
 
 import pytest
 import torch
-from small_images import make_images, read_all, tiny_extractor
+from small_images import read_all, tiny_extractor
 
 from adapters.extraction import options
 from adapters.extraction.extractor import Extractor
 from adapters.extraction.inputs import find_images
-from adapters.extraction.local_engine import run_locally
-from adapters.extraction.options import STREAMS, ExtractionOptions
+from adapters.extraction.local_engine import Writer, run_locally
+from adapters.extraction.options import STREAMS
 from adapters.extraction.planning import Batch, make_plan, read_headers
 from adapters.extraction.run import Summary, run_extraction
 
 #: Small enough that the images come in batches of 1 to 3 shares of it.
 SMALL = STREAMS * 2 * 64 * 64
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_images(tmp_path_factory.mktemp("images"), 24)
 
 
 @pytest.fixture(autouse=True)
@@ -94,18 +89,6 @@ def test_what_is_computed_at_once_is_bounded(images: Path, tmp_path: Path, monke
     assert max(threads for _, _, threads in seen) <= 4
 
 
-def test_threads_are_in_proportion_to_pixels() -> None:
-    found = ExtractionOptions(threads=8)
-    share = found.batch_pixels
-    assert share == SMALL // 4
-    assert [found.threads_of(pixels) for pixels in (1, share, share + 1, 3 * share, 4 * share, 99 * share)] == [
-        *(2, 2, 4, 6, 8, 8)
-    ]
-    assert ExtractionOptions(threads=2).threads_of(share) == 1
-    on_gpu = ExtractionOptions(threads=8, device="cuda:1")
-    assert (on_gpu.streams, on_gpu.batch_pixels, on_gpu.threads_of(1)) == (1, SMALL, 8)
-
-
 def batches_of(images: Path, extractor: Extractor) -> tuple[Batch, ...]:
     paths = find_images([images])
     headers = read_headers(paths, 200, 0)
@@ -137,6 +120,31 @@ def test_an_error_in_writing_ends_the_streams(images: Path, tmp_path: Path, monk
     with pytest.raises(RuntimeError, match="a bug") as caught:
         go(images, tmp_path / "out", 4, threads=4)
     assert caught.value.__traceback__
+    assert not streams()
+
+
+@pytest.mark.parametrize("count", [4, 100])
+def test_the_writer_writes_in_order_and_nothing_after_an_error(count: int) -> None:
+    written: list[Any] = []
+
+    def write(item: Any) -> None:
+        time.sleep(0.01)
+        if item == 3:
+            raise OSError("full")
+        written.append(item)
+
+    handed: list[int] = []
+
+    def hand_over(count: int) -> None:
+        with Writer(write) as writer:
+            for item in range(count):
+                handed.append(item)
+                writer.put(item)  # type: ignore[arg-type]
+
+    with pytest.raises(OSError, match="full"):
+        hand_over(count)
+    assert written == [0, 1, 2]
+    assert len(handed) <= 7
     assert not streams()
 
 

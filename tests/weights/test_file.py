@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from adapters.weights.file import read
+from adapters.weights.file import read_file
 
 STATE = {"a.weight": torch.arange(6.0).view(2, 3), "count": torch.tensor(3)}
 
@@ -43,7 +43,7 @@ def test_every_kind_is_read_whatever_its_name(tmp_path: Path, name: str, kind: s
         save_file(STATE, str(path))
     else:
         torch.save(STATE, path, _use_new_zipfile_serialization=kind == "zip")
-    assert_same(read(path))
+    assert_same(read_file(path))
 
 
 @pytest.mark.parametrize("new_format", [True, False])
@@ -63,7 +63,7 @@ def test_records_of_a_training_run_do_no_harm(tmp_path: Path, new_format: bool) 
     }
     path = tmp_path / "run.pth"
     torch.save({"state_dict": STATE, **records}, path, _use_new_zipfile_serialization=new_format)
-    assert_same(read(path)["state_dict"])
+    assert_same(read_file(path)["state_dict"])
 
 
 @pytest.mark.parametrize("name", ["evil.pth", "evil.safetensors"])
@@ -76,7 +76,7 @@ def test_code_in_a_pickle_is_refused_and_does_not_run(tmp_path: Path, how: str, 
     else:
         path.write_bytes(pickle.dumps({"state_dict": 1, "meta": mark}, protocol=int(how[-1])))
     with pytest.raises(ValueError, match=r"refused, and nothing in it was run: it holds code or objects.*posix\.mkdir"):
-        read(path)
+        read_file(path)
     assert not mark.path.exists()
     if how == "torch":  # The mark is one: a reader that trusts the file does run it.
         torch.load(path, weights_only=False)
@@ -92,7 +92,7 @@ def test_stand_ins_run_nothing_either(tmp_path: Path) -> None:
 
     path = tmp_path / "chain.pth"
     torch.save({"state_dict": STATE, "meta": Chain()}, path)
-    assert type(read(path)["meta"]).__mro__[1].__name__ == "Inert"
+    assert type(read_file(path)["meta"]).__mro__[1].__name__ == "Inert"
 
 
 def test_a_whole_model_is_refused_with_the_remedy(tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ def test_a_whole_model_is_refused_with_the_remedy(tmp_path: Path) -> None:
     with pytest.raises(
         ValueError, match=r"names torch\.nn\.modules\.linear\.Linear.*torch\.save\(model\.state_dict\(\)"
     ):
-        read(path)
+        read_file(path)
 
 
 def write_zip(path: Path, member: str = "a/b.txt") -> None:
@@ -129,7 +129,7 @@ def test_other_kinds_of_files_are_told_apart(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "weights.pth"
     write(path)
     with pytest.raises(ValueError, match=message) as caught:
-        read(path)
+        read_file(path)
     assert str(path) in str(caught.value)
 
 
@@ -145,4 +145,4 @@ def test_truncated_files_are_refused(tmp_path: Path, kind: str, kept: float) -> 
     whole = path.read_bytes()
     path.write_bytes(whole[: int(len(whole) * kept)])
     with pytest.raises(ValueError, match=r"truncated|not a whole|is no checkpoint|damaged"):
-        read(path)
+        read_file(path)

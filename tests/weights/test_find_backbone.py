@@ -10,19 +10,10 @@ from safetensors.torch import save_file
 from small_checkpoints import SVT, TWINS, StateDict, assert_holds, below, load_twins, save, twins
 
 import adapters
-from adapters.weights import load as weights
 
 MODEL = twins().state_dict()
 OTHER = twins(seed=4).state_dict()
 OWN = below({key: MODEL[key] for key in load_twins(None).trunk.state_dict()}, "trunk.")
-
-
-@pytest.fixture(name="told")
-def log(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What is logged."""
-    lines: list[str] = []
-    monkeypatch.setattr(weights, "log", lambda message, _: lines.append(message))
-    return lines
 
 
 WRAPPED: dict[str, Any] = {
@@ -56,10 +47,10 @@ def test_safetensors_with_a_prefix(tmp_path: Path) -> None:
     assert_holds(load_twins(str(path)), MODEL)
 
 
-def test_the_report_says_where_the_backbone_was(tmp_path: Path, told: list[str]) -> None:
+def test_the_report_says_where_the_backbone_was(tmp_path: Path, logged: list[str]) -> None:
     path = save(WRAPPED["a detector"], tmp_path / "a.pth")
     load_twins(path)
-    (line,) = told
+    (line,) = logged
     assert line == (
         f"{SVT}: loaded 122 of 122 tensors from {path} (timm's names below 'state_dict.backbone.'); "
         "left out 2 (not needed for these maps: norm.weight, norm.bias); "
@@ -117,12 +108,12 @@ def test_two_that_hold_the_same_are_not_ambiguous(tmp_path: Path) -> None:
     ],
 )
 def test_averaged_weights_are_taken_and_that_is_said(
-    tmp_path: Path, told: list[str], taken: str, set_aside: str
+    tmp_path: Path, logged: list[str], taken: str, set_aside: str
 ) -> None:
     """mmengine's swap is the last case: what it saves as ``ema_state_dict`` is what was not averaged."""
     path = save({set_aside: below(OTHER, "module."), taken: below(MODEL, "module.")}, tmp_path / "a.pth")
     assert_holds(load_twins(path), MODEL)
-    assert f"left out 1 (second to {taken!r}: {set_aside}.module.)" in told[0]
+    assert f"left out 1 (second to {taken!r}: {set_aside}.module.)" in logged[0]
 
 
 def test_containers_of_equal_standing_are_ambiguous(tmp_path: Path) -> None:

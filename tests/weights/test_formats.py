@@ -1,21 +1,17 @@
 """Twins between projects: names as their code has them, tensors there and back, and mmseg's own outputs."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from mmseg.models import backbones
-from small_checkpoints import PCPVT, SVT, TWINS, StateDict, below, load_twins, save, twins, with_norms
+from small_checkpoints import PCPVT, SVT, TWINS, StateDict, below, load_twins, mmseg_model, save, twins, with_norms
 from torch import nn
-from zoo import image, randomise
+from zoo import image
 
 import adapters
-from adapters.weights import norm_eps
-from adapters.weights.convert import convert
 from adapters.weights.formats import FORMATS
 
-MODELS = {SVT: backbones.SVT, PCPVT: backbones.PCPVT}
+MODELS = (SVT, PCPVT)
 
 #: What the original ``gvt.py`` calls the parts of a block, by the kind of its attention.
 LOCAL, GLOBAL, REDUCED = ("attn.qkv", "attn.proj"), ("attn.q", "attn.kv", "attn.proj"), ("attn.sr", "attn.norm")
@@ -58,22 +54,6 @@ def mmpretrain_names(model_name: str, final: bool, dense: bool) -> set[str]:
             parts = ("norm1", "norm2", "ffn.layers.0.0", "ffn.layers.1", *(LOCAL if local else GLOBAL))
             modules += [f"stages.{stage}.{block}.{part}" for part in (*parts, *(REDUCED if reduced else ()))]
     return {f"{module}.{kind}" for module in modules for kind in ("weight", "bias")}
-
-
-def mmseg_model(model_name: str, **options: Any) -> nn.Module:
-    """mmseg's own small model, every parameter randomised."""
-    sizes = {
-        **{key: TWINS[key] for key in ("depths", "embed_dims", "num_heads", "mlp_ratios")},
-        "sr_ratios": [8, 4, 2, 1],
-        "qkv_bias": True,
-        "norm_after_stage": True,
-        "drop_path_rate": 0.0,
-        **options,
-    }
-    if model_name == SVT:
-        sizes["windiow_sizes"] = [7, 7, 7, 7]
-    torch.manual_seed(1)
-    return randomise(MODELS[model_name](**sizes), seed=5).eval()
 
 
 def assert_same(state: StateDict, expected: StateDict) -> None:
@@ -138,6 +118,15 @@ def below_of(state: StateDict, prefix: str) -> StateDict:
     return {key.removeprefix(prefix): tensor for key, tensor in state.items() if key.startswith(prefix)}
 
 
+def with_timms_epsilon(model: nn.Module) -> nn.Module:
+    """Give the norms of mmseg's blocks and stages timm's epsilon; embeddings and reductions have the same already."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.LayerNorm) and not name.startswith("patch_embeds") and not name.endswith("attn.norm"):
+            assert module.eps == 1e-5
+            module.eps = 1e-6
+    return model
+
+
 # Outputs, against mmseg's classes. Its patch embeddings pad each stage where ours pads the image, so that the two are
 # the same function at multiples of 32 only.
 
@@ -147,7 +136,7 @@ SIZES = [(224, 224), (96, 160), (64, 32)]
 @pytest.mark.parametrize("qkv_bias", [True, False])
 @pytest.mark.parametrize("model_name", MODELS)
 def test_mmsegs_checkpoint_gives_mmsegs_outputs(tmp_path: Path, model_name: str, qkv_bias: bool) -> None:
-    model = mmseg_model(model_name, qkv_bias=qkv_bias)
+    model = with_timms_epsilon(mmseg_model(model_name, qkv_bias=qkv_bias))
     segmentor = {"state_dict": {**below(model.state_dict(), "backbone."), "decode_head.conv_seg.weight": torch.ones(2)}}
     path = save(segmentor, tmp_path / "a.pth")
     adapter = load_twins(path, model_name, stage_norm=True, window_padding="mmseg")
@@ -158,71 +147,25 @@ def test_mmsegs_checkpoint_gives_mmsegs_outputs(tmp_path: Path, model_name: str,
             assert max(relative_difference(ours, theirs) for ours, theirs in maps) < 2e-6
 
 
-def test_mmsegs_windows_are_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    told: list[str] = []
-    monkeypatch.setattr(adapters.weights.load, "log", lambda message, _: told.append(message))
+def test_mmsegs_windows_are_asked_for(tmp_path: Path, logged: list[str]) -> None:
     path = save(mmseg_model(SVT).state_dict(), tmp_path / "a.pth")
     load_twins(path, stage_norm=True)
     load_twins(path, stage_norm=True, window_padding="mmseg")
     load_twins(save(mmseg_model(PCPVT).state_dict(), tmp_path / "b.pth"), PCPVT, stage_norm=True)
-    assert ["window_padding  'zero' here; 'mmseg' computes what" in line for line in told] == [True, False, False]
+    assert ["window_padding  'zero' here; 'mmseg' computes what" in line for line in logged] == [True, False, False]
 
 
 @pytest.mark.parametrize("model_name", MODELS)
 def test_timms_checkpoint_gives_the_same_outputs_in_mmseg(model_name: str) -> None:
     """Within 1e-5: the norms of mmseg's blocks have eps 1e-5, timm's 1e-6."""
     reference = twins(model_name)
-    conversion = convert(reference.state_dict(), "mmseg", None, "a.pth")
     model = mmseg_model(model_name, norm_after_stage=False)
-    model.load_state_dict(conversion.state)
+    model.load_state_dict(FORMATS["mmseg"].write(reference.state_dict())[0])
     # Where windows of 7 divide every stage's grid the projects' ways to pad do not matter.
     batch = image(224, 224)
     with torch.no_grad():
         theirs = reference.forward_intermediates(batch, intermediates_only=True)
         assert max(relative_difference(a, b) for a, b in zip(model(batch), theirs, strict=True)) < 1e-5
-    assert any("eps 1e-06, but 1e-05 in mmseg's model" in note for note in conversion.notes)
-
-
-# The epsilon of the norms.
-
-
-def test_the_epsilon_matters_and_is_carried_over(tmp_path: Path) -> None:
-    model = mmseg_model(SVT)
-    adapter = load_twins(save(model.state_dict(), tmp_path / "a.pth"), stage_norm=True, window_padding="mmseg")
-    norms = norm_eps.norms(adapter)
-    assert len(norms) == 2 * sum(TWINS["depths"]) + 4
-    assert {norm.eps for norm in norms} == {1e-5}
-    batch = image(224, 224)
-    with torch.no_grad():
-        theirs = model(batch)[0]
-        carried = relative_difference(adapter(batch)[0], theirs)
-        for norm in norms:
-            norm.eps = 1e-6
-        left_behind = relative_difference(adapter(batch)[0], theirs)
-    assert carried < 2e-6 < left_behind < 5e-5
-
-
-def test_the_epsilon_is_in_the_state_dict_where_it_is_not_timms(tmp_path: Path) -> None:
-    """A tested or resumed run loads the state dict alone, also inside a detector and through mmengine."""
-    from mmengine.runner.checkpoint import load_state_dict
-
-    trained = load_twins(save(mmseg_model(SVT).state_dict(), tmp_path / "a.pth"), stage_norm=True)
-    detector = nn.ModuleDict({"backbone": trained})
-    state = detector.state_dict()
-    assert state["backbone.norm_eps"] == 1e-5
-    for loads in (nn.Module.load_state_dict, load_state_dict):
-        resumed = load_twins(None, stage_norm=True)
-        assert "norm_eps" not in resumed.state_dict()
-        loads(nn.ModuleDict({"backbone": resumed}), state, strict=True)
-        assert {norm.eps for norm in norm_eps.norms(resumed)} == {1e-5}
-    trained.load_state_dict(load_twins(None, stage_norm=True).state_dict())
-    assert {norm.eps for norm in norm_eps.norms(trained)} == {1e-6}
-
-
-def test_the_epsilon_comes_along_in_this_packages_own_checkpoint(tmp_path: Path) -> None:
-    trained = load_twins(save(mmseg_model(SVT).state_dict(), tmp_path / "a.pth"), stage_norm=True)
-    path = save({"state_dict": below(trained.state_dict(), "backbone.")}, tmp_path / "b.pth")
-    assert {norm.eps for norm in norm_eps.norms(load_twins(path, stage_norm=True))} == {1e-5}
 
 
 # mmpretrain, whose classes are not installed: its names, and mmseg's outputs.
@@ -239,7 +182,7 @@ def test_mmpretrains_checkpoints(tmp_path: Path, model_name: str) -> None:
     assert_same(state, {key: reference.state_dict()[key] for key in state})
     assert "norm.weight" in state
 
-    model = mmseg_model(model_name)
+    model = with_timms_epsilon(mmseg_model(model_name))
     renamed, _ = FORMATS["mmpretrain"].write(FORMATS["mmseg"].read(model.state_dict()))
     path = save({"state_dict": below(renamed, "backbone.")}, tmp_path / "b.pth")
     adapter = load_twins(path, model_name, stage_norm=True, window_padding="mmseg")
@@ -258,17 +201,8 @@ def test_the_original_dense_models(tmp_path: Path, wrapper: str) -> None:
     state = with_norms(twins().state_dict())
     path = save({"state_dict": below(state, wrapper)}, tmp_path / "a.pth")
     adapter = load_twins(path, stage_norm=True, window_padding="mmseg")
-    model = mmseg_model(SVT)
+    model = with_timms_epsilon(mmseg_model(SVT))
     model.load_state_dict(FORMATS["mmseg"].write(state)[0])
-    for module in model.modules():
-        if isinstance(module, nn.LayerNorm):
-            module.eps = 1e-6
-    for stage in model.patch_embeds:
-        stage.norm.eps = 1e-5
-    for layers in model.layers:
-        for layer in layers:
-            if hasattr(layer.attn, "norm"):
-                layer.attn.norm.eps = 1e-5
     for height, width in SIZES:
         batch = image(height, width)
         with torch.no_grad():

@@ -2,7 +2,7 @@
 
 Twins' parameters include what training never uses: the backbone's classifier for 1000 classes and its final norm, which
 an adapter removes. UPerNet's auxiliary head and the stage norms of SVT are parts of the model here too. How FLOPs were
-counted is not published; what :data:`WAYS` says was found out by reproducing the figures.
+counted is not published; :data:`WAYS` was found out by reproducing the figures.
 """
 
 import json
@@ -29,18 +29,18 @@ FLOP_TOLERANCE = 0.05
 
 @dataclass(frozen=True)
 class Way:
-    """How the publication counts FLOPs.
+    """The publication's way of counting FLOPs.
 
     Attributes:
         size: ``(H, W)`` of the image.
-        attention: whether the products of activations are counted.
+        attention: the products of activations are counted.
     """
 
     size: tuple[int, int]
     attention: bool
 
 
-#: By how the names of recipes begin.
+#: Ways by the beginnings of recipes' names.
 WAYS: dict[str, Way] = {
     "retinanet_": Way((800, 600), attention=True),
     "mask-rcnn_": Way((800, 600), attention=True),

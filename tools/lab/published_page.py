@@ -18,7 +18,7 @@ from lab.published import (
 )
 
 PAGE: Path = REPOSITORY / "docs" / "published_counts.md"
-COMMAND = "python tools/describe.py --published --markdown > docs/published_counts.md"
+COMMAND = "python tools/published_counts.py --markdown > docs/published_counts.md"
 
 INTRODUCTION = """# Published parameters and FLOPs, and ours
 
@@ -43,8 +43,21 @@ reproduces the figures, all within {flops:.0%}:
 """
 
 
-def describe_published(args: argparse.Namespace, console: Console) -> int:
-    """Print the comparison; 1 where a count is further off than it may be."""
+def make_parser() -> argparse.ArgumentParser:
+    """Make the parser of ``tools/published_counts.py``."""
+    parser = argparse.ArgumentParser(
+        description="Compare parameters and FLOPs of the recipes that have published ones, counted as published. Exits "
+        "with 1 where a count is further off than it may be.",
+        epilog=f"The page is written by `{COMMAND}`.",
+    )
+    parser.add_argument("--markdown", action="store_true", help="print the page")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the comparison; return 1 where a count is further off than it may be."""
+    args = make_parser().parse_args(arguments)
     with redirect_stdout(sys.stderr):  # mmdet and mmseg print when they are imported
         comparisons = compare_published()
     table = [row(comparison) for comparison in comparisons]
@@ -53,12 +66,12 @@ def describe_published(args: argparse.Namespace, console: Console) -> int:
     elif args.markdown:
         print(page(comparisons), end="")
     else:
-        console.print(to_table(table))
+        Console(width=None if sys.stdout.isatty() else 200).print(to_table(table))
     return int(not all(comparison.within for comparison in comparisons))
 
 
 def row(comparison: Comparison) -> Row:
-    """A recipe's line."""
+    """Make a recipe's line of the table."""
     difference = comparison.flop_difference
     return {
         "recipe": comparison.recipe,
@@ -75,6 +88,6 @@ def row(comparison: Comparison) -> Row:
 
 
 def page(comparisons: Sequence[Comparison]) -> str:
-    """The whole page."""
+    """Write the complete page."""
     introduction = INTRODUCTION.format(command=COMMAND, parameters=PARAMETER_TOLERANCE, flops=FLOP_TOLERANCE)
     return introduction + to_markdown([row(comparison) for comparison in comparisons]) + "\n"

@@ -31,8 +31,8 @@ from torch import nn
 from tqdm import tqdm
 
 from adapters import BackboneAdapter, LevelBridge
-from adapters.openmmlab.fit import drop_pretrained, fit_backbone
-from adapters.openmmlab.fit.config_tree import type_name
+from adapters.openmmlab.config_tree import drop_pretrained, type_name
+from adapters.openmmlab.fit import fit_backbone
 from lab.synthetic import make_batch
 
 OWN = "own backbone"

@@ -5,7 +5,6 @@ backbone of ours with its consumers before training starts.
 """
 
 from adapters.openmmlab.fit.check import check_fit
-from adapters.openmmlab.fit.config_tree import drop_pretrained
 from adapters.openmmlab.fit.fit import fit_backbone
 
-__all__ = ["check_fit", "drop_pretrained", "fit_backbone"]
+__all__ = ["check_fit", "fit_backbone"]

@@ -1,4 +1,4 @@
-"""Comparing a backbone of ours with what reads its levels, before training starts."""
+"""Comparing a backbone of ours with the necks and heads of its config, before training starts."""
 
 import copy
 from collections.abc import Sequence
@@ -7,12 +7,13 @@ from typing import Any
 from mmengine.registry import MODELS, DefaultScope
 
 from adapters.levels import Level, format_levels
-from adapters.openmmlab.fit.config_tree import Node, find_owner, type_name
-from adapters.openmmlab.fit.consumers import find_readers, list_necks
+from adapters.openmmlab.config_tree import Node, find_owner, type_name
+from adapters.openmmlab.fit.consumers import find_channel_settings, list_necks
+from adapters.trunk.build import build_without_data
 
-#: Types whose levels can be asked for once they are built.
+#: Types that have ``levels`` once they are built.
 OUR_NECKS = ("LevelBridge", "SimpleFeaturePyramid", "TapPyramid")
-#: Where the modules come from whose settings we know how to read.
+#: Packages of the modules whose settings are known.
 KNOWN_PACKAGES = ("adapters", "mmdet", "mmseg")
 
 
@@ -37,37 +38,42 @@ def check_fit(cfg: Any) -> None:
     if isinstance(backbone, list) or not _module(backbone, scope).startswith("adapters"):
         return
     with DefaultScope.overwrite_default_scope(scope):
-        levels = MODELS.build(copy.deepcopy(backbone)).levels
+        levels = _levels_of(backbone)
         source = f"{place}.backbone ({backbone.get('model_name')})"
         necks = list_necks(owner, place)
         while necks and type_name(necks[0][1]) in OUR_NECKS:
             where, neck = necks[0]
             _compare_first(owner, place, levels, source, necks, scope)
-            levels = MODELS.build(copy.deepcopy(neck)).levels
+            levels = _levels_of(neck)
             source = f"{where} ({type_name(neck)})"
             necks = necks[1:]
         _compare_first(owner, place, levels, source, necks, scope)
+
+
+def _levels_of(config: Node) -> tuple[Level, ...]:
+    """Build a backbone or neck of ours without data, and read its levels."""
+    return build_without_data(lambda: MODELS.build(copy.deepcopy(config))).levels
 
 
 def _compare_first(
     owner: Node, place: str, levels: Sequence[Level], source: str, necks: list[tuple[str, Node]], scope: str
 ) -> None:
     given = f"{source} gives {[level.channels for level in levels]} ({format_levels(levels)})"
-    for reader in find_readers(owner, place, len(levels), necks):
-        if not reader.comparable or not _module(reader.node, scope).startswith(KNOWN_PACKAGES):
+    for setting in find_channel_settings(owner, place, len(levels), necks):
+        if not setting.comparable or not _module(setting.node, scope).startswith(KNOWN_PACKAGES):
             continue
-        setting, channels = f"{reader.place}.{reader.key}", list(reader.channels)
-        expected = [levels[position].channels for position in reader.positions]
+        name, value, channels = f"{setting.place}.{setting.key}", setting.node[setting.key], list(setting.channels)
+        expected = [levels[position].channels for position in setting.positions]
         if channels != expected:
             raise ValueError(
-                f"{setting}={reader.node[reader.key]} does not fit: it reads {channels}, and {given}. "
-                f"Set {setting}={expected[0] if isinstance(reader.node[reader.key], int) else expected}, or have "
+                f"{name}={value} does not fit: it reads {channels}, and {given}. "
+                f"Set {name}={expected[0] if isinstance(value, int) else expected}, or have "
                 "everything fitted with `--backbone NAME`."
             )
 
 
 def _module(node: Node, scope: str) -> str:
-    """The Python module that the type of a config's node comes from; empty if it is not registered."""
+    """Find the Python module that defines the type of a config's node; empty if it is not registered."""
     kind = node.get("type")
     if isinstance(kind, str):
         with MODELS.switch_scope_and_registry(scope) as registry:

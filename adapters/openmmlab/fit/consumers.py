@@ -1,4 +1,4 @@
-"""Who reads a backbone's levels, and where a config says how many channels each has.
+"""The settings of a config that hold the channels of its backbone's levels.
 
 The same list serves both ways: ``fit_backbone`` writes the new channels there, ``check_fit`` compares.
 """
@@ -6,12 +6,12 @@ The same list serves both ways: ``fit_backbone`` writes the new channels there, 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from adapters.openmmlab.fit.config_tree import Node, type_name
+from adapters.openmmlab.config_tree import Node, type_name
 
 #: Necks whose channels are tied to other numbers in their code or config.
 FIXED_NECKS = {"SSDNeck": "its first outputs are its inputs, and the head is built for them"}
 
-#: Necks of ours that are told the strides of their levels, and the setting.
+#: Necks of ours with the strides of their levels in a setting, and its name.
 STRIDE_KEYS = {"LevelBridge": "in_strides", "SimpleFeaturePyramid": "in_stride", "TapPyramid": "in_stride"}
 
 #: Heads whose channels are tied to other numbers, and which read every map.
@@ -41,18 +41,18 @@ PLAIN_HEADS = ("rpn_head", "bbox_head", "mask_head", "head")
 
 
 @dataclass
-class Reader:
-    """A setting that holds the channels of some of a backbone's levels.
+class ChannelSetting:
+    """A setting of a neck or head that holds the channels of some of a backbone's levels.
 
     Attributes:
         place: of the neck or head in the config, such as ``'model.neck'``.
         node: its config.
-        key: the setting, such as ``'in_channels'``.
+        key: its name, such as ``'in_channels'``.
         positions: the levels that its entries are for, in their order; one number stands for all of them.
-        index_key: a setting of the node that holds these positions themselves.
-        stride_key: a setting of the node that holds the strides of these levels.
+        index_key: name of the node's setting that holds these positions themselves; None if there is none.
+        stride_key: name of the node's setting that holds the strides of these levels; None if there is none.
         unread: how many of the first levels are handed over but not read.
-        fixed: why the setting cannot be changed; None if it can.
+        fixed: why it cannot be changed; None if it can.
         comparable: its entries are the channels of these levels; otherwise they only depend on them.
     """
 
@@ -68,7 +68,7 @@ class Reader:
 
     @property
     def channels(self) -> tuple[int, ...]:
-        """What the config says now, one number per position; a single number stands for all positions."""
+        """The config's present channels, one number per position; a single number stands for all positions."""
         value = self.node[self.key]
         return (value,) * len(self.positions) if isinstance(value, int) else tuple(value)
 
@@ -78,17 +78,19 @@ class Reader:
         return tuple(sorted(self.positions)[self.unread :])
 
     def can_take(self, channels: Sequence[int]) -> bool:
-        """Whether these channels can be written: one number stands for equal channels only."""
+        """Return whether these channels can be written: one number stands for equal channels only."""
         return self.fixed is None and (not isinstance(self.node[self.key], int) or len(set(channels)) == 1)
 
 
-def find_readers(owner: Node, place: str, count: int, necks: Sequence[tuple[str, Node]] | None = None) -> list[Reader]:
-    """All readers of ``count`` levels.
+def find_channel_settings(
+    owner: Node, place: str, count: int, necks: Sequence[tuple[str, Node]] | None = None
+) -> list[ChannelSetting]:
+    """Find every setting that holds channels of ``count`` levels.
 
     Args:
         owner: the model's config that holds the backbone, perhaps with a neck and heads.
         place: of ``owner`` in the config, for messages.
-        count: how many levels there are.
+        count: number of levels.
         necks: the necks still ahead of the levels, with their places; default: those of ``owner``.
 
     Raises:
@@ -96,49 +98,49 @@ def find_readers(owner: Node, place: str, count: int, necks: Sequence[tuple[str,
     """
     if necks is None:
         necks = list_necks(owner, place)
-    readers: list[Reader] = []
+    settings: list[ChannelSetting] = []
     passed: list[int | None] = list(range(count))
     if necks:
         where, neck = necks[0]
-        readers += _neck_readers(neck, where, count)
+        settings += _neck_settings(neck, where, count)
         passed = _passed_through(neck, count) if len(necks) == 1 else []
     for key in ("decode_head", "auxiliary_head"):
         heads = owner.get(key) or []
         several = isinstance(heads, list | tuple)
         for index, head in enumerate(heads if several else [heads]):
             where = f"{place}.{key}[{index}]" if several else f"{place}.{key}"
-            readers += _segmentation_readers(head, where, passed, behind_neck=bool(necks))
+            settings += _segmentation_settings(head, where, passed, behind_neck=bool(necks))
     if not necks:
-        readers += _detection_readers(owner, place, count)
-    return readers
+        settings += _detection_settings(owner, place, count)
+    return settings
 
 
 def list_necks(owner: Node, place: str) -> list[tuple[str, Node]]:
-    """The necks of a model in the order in which they work, each with its place in the config."""
+    """List the necks of a model in the order in which they work, each with its place in the config."""
     neck = owner.get("neck") or []
     if isinstance(neck, list | tuple):
         return [(f"{place}.neck[{index}]", part) for index, part in enumerate(neck)]
     return [(f"{place}.neck", neck)]
 
 
-def _neck_readers(neck: Node, place: str, count: int) -> list[Reader]:
+def _neck_settings(neck: Node, place: str, count: int) -> list[ChannelSetting]:
     name = type_name(neck)
     every = tuple(range(count))
     if name == "Feature2Pyramid":
-        return [Reader(place, neck, "embed_dim", every)]
+        return [ChannelSetting(place, neck, "embed_dim", every)]
     channels = neck.get("in_channels")
     if channels is None:
         return []
     if isinstance(channels, int):
         every = every if name == "TapPyramid" else every[-1:]
-        return [Reader(place, neck, "in_channels", every, stride_key=STRIDE_KEYS.get(name))]
+        return [ChannelSetting(place, neck, "in_channels", every, stride_key=STRIDE_KEYS.get(name))]
     if name in LAST_LEVELS_ONLY:
         every = every[-len(channels) :]
     if name in DEEPEST_FIRST:
         every = every[::-1]
     unread = neck.get("start_level", START_LEVEL_DEFAULTS.get(name, 0)) if name in START_LEVEL_NECKS else 0
     fixed, stride_key = FIXED_NECKS.get(name), STRIDE_KEYS.get(name)
-    return [Reader(place, neck, "in_channels", every, stride_key=stride_key, unread=unread, fixed=fixed)]
+    return [ChannelSetting(place, neck, "in_channels", every, stride_key=stride_key, unread=unread, fixed=fixed)]
 
 
 def _passed_through(neck: Node, count: int) -> list[int | None]:
@@ -151,10 +153,14 @@ def _passed_through(neck: Node, count: int) -> list[int | None]:
     return []
 
 
-def _segmentation_readers(head: Node, place: str, passed: Sequence[int | None], behind_neck: bool) -> list[Reader]:
-    """Readers in a head of mmseg, which picks from what it is given by ``in_index``."""
+def _segmentation_settings(
+    head: Node, place: str, passed: Sequence[int | None], behind_neck: bool
+) -> list[ChannelSetting]:
+    """Settings in a head of mmseg, which picks maps by ``in_index``."""
     if head.get("kernel_generate_head"):  # K-Net wraps the head that reads the maps
-        return _segmentation_readers(head["kernel_generate_head"], f"{place}.kernel_generate_head", passed, behind_neck)
+        return _segmentation_settings(
+            head["kernel_generate_head"], f"{place}.kernel_generate_head", passed, behind_neck
+        )
     if not passed or "in_channels" not in head:
         return []
     single = isinstance(head["in_channels"], int)
@@ -164,29 +170,31 @@ def _segmentation_readers(head: Node, place: str, passed: Sequence[int | None], 
     if any(not -len(passed) <= index < len(passed) for index in wanted):
         raise ValueError(f"{place}.in_index={indices} picks a map that does not exist: there are {len(passed)}.")
     positions = tuple(passed[index] for index in wanted)
-    readers: list[Reader] = []
+    settings: list[ChannelSetting] = []
     if None not in positions:
         known = tuple(position % len(passed) for position in positions if position is not None)
         index_key = None if behind_neck or fixed or not (single or "in_index" in head) else "in_index"
         stride_key = "strides" if "strides" in head else None
-        reader = Reader(place, head, "in_channels", known, index_key, stride_key, fixed=fixed, comparable=not fixed)
-        readers.append(reader)
+        setting = ChannelSetting(
+            place, head, "in_channels", known, index_key, stride_key, fixed=fixed, comparable=not fixed
+        )
+        settings.append(setting)
         if single and head.get("num_convs") == 0:  # an FCNHead that classifies the map as it is
-            readers.append(Reader(place, head, "channels", known, fixed=fixed))
+            settings.append(ChannelSetting(place, head, "channels", known, fixed=fixed))
     if head.get("c1_in_channels") and passed[0] is not None:  # DeepLabV3+ reads its first map besides
-        readers.append(Reader(place, head, "c1_in_channels", (passed[0],)))
-    return readers
+        settings.append(ChannelSetting(place, head, "c1_in_channels", (passed[0],)))
+    return settings
 
 
-def _detection_readers(owner: Node, place: str, count: int) -> list[Reader]:
-    """Readers in the heads of a detector without a neck."""
+def _detection_settings(owner: Node, place: str, count: int) -> list[ChannelSetting]:
+    """Settings in the heads of a detector without a neck."""
     every = tuple(range(count))
-    readers: list[Reader] = []
+    settings: list[ChannelSetting] = []
     for key in QUERY_HEADS:
         head = owner.get(key)
         if head and not isinstance(head.get("in_channels", 0), int):
             stride_key = "strides" if "strides" in head else None
-            readers.append(Reader(f"{place}.{key}", head, "in_channels", every, stride_key=stride_key))
+            settings.append(ChannelSetting(f"{place}.{key}", head, "in_channels", every, stride_key=stride_key))
     roi_head = owner.get("roi_head")
     fixed = None
     if roi_head:
@@ -194,10 +202,10 @@ def _detection_readers(owner: Node, place: str, count: int) -> list[Reader]:
     for key in PLAIN_HEADS:
         head = owner.get(key)
         if isinstance(head, dict) and isinstance(head.get("in_channels"), int):
-            readers.append(Reader(f"{place}.{key}", head, "in_channels", every, fixed=fixed))
-    if roi_head and not readers:  # Fast R-CNN without a neck
+            settings.append(ChannelSetting(f"{place}.{key}", head, "in_channels", every, fixed=fixed))
+    if roi_head and not settings:  # Fast R-CNN without a neck
         extractor = roi_head.get("bbox_roi_extractor") or {}
         if "out_channels" in extractor:
             where = f"{place}.roi_head.bbox_roi_extractor"
-            readers.append(Reader(where, extractor, "out_channels", every, fixed=fixed))
-    return readers
+            settings.append(ChannelSetting(where, extractor, "out_channels", every, fixed=fixed))
+    return settings

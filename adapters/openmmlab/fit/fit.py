@@ -1,4 +1,4 @@
-"""Swapping the backbone of a config for a timm model, and fitting what reads its levels."""
+"""Swapping the backbone of a config for a timm model, and fitting its neck and heads to the new levels."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,11 +9,12 @@ from mmengine.config import ConfigDict
 from adapters.base import BackboneAdapter
 from adapters.factory import TimmAdapter
 from adapters.levels import Level, format_levels, is_token_model
-from adapters.openmmlab.fit.config_tree import WRAPPERS, Node, drop_pretrained, find_owner, type_name
-from adapters.openmmlab.fit.consumers import Reader, find_readers, list_necks
+from adapters.openmmlab.config_tree import WRAPPERS, Node, drop_pretrained, find_owner, type_name
+from adapters.openmmlab.fit.consumers import ChannelSetting, find_channel_settings, list_necks
 from adapters.openmmlab.fit.original import Original, probe_original
 from adapters.openmmlab.fit.plan import Plan, plan_as_asked, plan_levels
 from adapters.openmmlab.fit.rewrite import bypass_rescaling_neck, write_levels
+from adapters.trunk.build import build_without_data
 
 #: Optimiser constructors of mmdet and mmseg that number the layers of certain backbones.
 LAYER_DECAYS = ("LearningRateDecayOptimizerConstructor", "LayerDecayOptimizerConstructor")
@@ -36,7 +37,7 @@ def fit_backbone(cfg: Any, model_name: str, **adapter_options: Any) -> list[str]
             backbone starts from pretrained weights and timm has some, ``None`` where it starts from scratch.
 
     Returns:
-        What was changed, a line for each change.
+        A line for each change.
 
     Raises:
         ValueError: the model is unknown, an option is not allowed, or the config's backbone cannot be swapped.
@@ -46,7 +47,7 @@ def fit_backbone(cfg: Any, model_name: str, **adapter_options: Any) -> list[str]
     key = "backbone"
     if wrapped := type_name(owner[key]) in WRAPPERS:
         owner, place, key = owner[key], f"{place}.{key}", "backbone_cfg"
-    adapter = TimmAdapter(model_name, **adapter_options)
+    adapter = build_without_data(lambda: TimmAdapter(model_name, **adapter_options))
     original = probe_original(owner[key], scope)
     options = dict(adapter_options)
     lines = _decide_weights(options, model_name, cfg.model, owner, key)
@@ -58,26 +59,26 @@ def fit_backbone(cfg: Any, model_name: str, **adapter_options: Any) -> list[str]
     if not is_token_model(adapter.levels if asked else adapter.stage_levels):
         expected, changes = bypass_rescaling_neck(owner, place, expected)
         lines += changes
-    readers = [] if wrapped else find_readers(owner, place, len(expected))
-    read = sorted({position for reader in readers for position in reader.read}) or range(len(expected))
-    wanted = {position: expected[position].stride for position in read}
-    reason = _what_is_fixed(original, expected, readers)
+    settings = [] if wrapped else find_channel_settings(owner, place, len(expected))
+    read = sorted({position for setting in settings for position in setting.read}) or range(len(expected))
+    stride_of_position = {position: expected[position].stride for position in read}
+    reason = _why_maps_are_fixed(original, expected, settings)
     strides_matter = scope != "mmseg" or reason is not None
     if asked:
-        plan = plan_as_asked(adapter.levels, wanted, strides_matter)
+        plan = plan_as_asked(adapter.levels, stride_of_position, strides_matter)
     else:
-        plan = plan_levels(adapter.stage_levels, wanted, expected, strides_matter)
+        plan = plan_levels(adapter.stage_levels, stride_of_position, expected, strides_matter)
         options.update(plan.options)
-        adapter = TimmAdapter(model_name, **options)
+        adapter = build_without_data(lambda: TimmAdapter(model_name, **options))
     owner[key] = ConfigDict(type="TimmAdapter", model_name=model_name, **options)
 
-    if reason:  # the maps must be the former ones, all of them
+    if reason:  # the maps must be like the former ones, all of them
         target = dict(enumerate(expected))
-    elif reason := _what_does_not_fit(readers, plan, adapter.levels, wanted):
-        target = {position: Level(BRIDGE_CHANNELS, stride) for position, stride in wanted.items()}
-        lines += write_levels(readers, target)
+    elif reason := _why_levels_do_not_fit(settings, plan, adapter.levels, stride_of_position):
+        target = {position: Level(BRIDGE_CHANNELS, stride) for position, stride in stride_of_position.items()}
+        lines += write_levels(settings, target)
     else:
-        lines += write_levels(readers, {position: adapter.levels[index] for position, index in plan.index_of.items()})
+        lines += write_levels(settings, {position: adapter.levels[index] for position, index in plan.index_of.items()})
     if reason:
         lines.append(f"{place}: a LevelBridge gives {format_levels(list(target.values()))}, because {reason}")
         _insert_bridge(owner, place, key, _make_bridge(adapter.levels, list(target.values()), original))
@@ -102,35 +103,37 @@ def _decide_weights(options: dict[str, Any], model_name: str, model: Node, owner
     return lines
 
 
-def _what_is_fixed(original: Original, expected: Sequence[Level], readers: Sequence[Reader]) -> str | None:
-    """Why the maps must have the former channels and strides; None if their readers can be rewritten."""
-    if not readers:
-        return "what reads the maps has its channels in its own code"
+def _why_maps_are_fixed(
+    original: Original, expected: Sequence[Level], settings: Sequence[ChannelSetting]
+) -> str | None:
+    """Say why the maps must have the former channels and strides; None if the settings can be rewritten."""
+    if not settings:
+        return "the part that reads the maps has its channels in its own code"
     if original.class_tokens:
         return f"its readers expect the class tokens that {original.name} gives, for which the maps' means stand"
     if original.single_in_eval is not None:
         return f"its head expects a single map in eval mode, as {original.name} gives it"
-    for reader in readers:
-        if reader.fixed:
-            return f"{reader.place}.{reader.key}={list(reader.channels)} is fixed: {reader.fixed}"
-        known = tuple(expected[position].channels for position in reader.positions)
-        if reader.channels != known:
-            return (
-                f"{reader.place}.{reader.key}={list(reader.channels)} is not what {original.name} gives, {list(known)}"
-            )
+    for setting in settings:
+        if setting.fixed:
+            return f"{setting.place}.{setting.key}={list(setting.channels)} is fixed: {setting.fixed}"
+        known = tuple(expected[position].channels for position in setting.positions)
+        if setting.channels != known:
+            name = f"{setting.place}.{setting.key}"
+            return f"{name}={list(setting.channels)} is not what {original.name} gives, {list(known)}"
     return None
 
 
-def _what_does_not_fit(
-    readers: Sequence[Reader], plan: Plan, levels: Sequence[Level], wanted: Mapping[int, int]
+def _why_levels_do_not_fit(
+    settings: Sequence[ChannelSetting], plan: Plan, levels: Sequence[Level], stride_of_position: Mapping[int, int]
 ) -> str | None:
-    """Why the readers cannot take the levels as they are; None if they can."""
+    """Say why the settings cannot take the levels as they are; None if they can."""
     if not plan.exact:
-        return f"strides {list(wanted.values())} are needed and the model gives {[level.stride for level in levels]}"
-    for reader in readers:
-        channels = [levels[plan.index_of[position]].channels for position in reader.read]
-        if not reader.can_take(channels):
-            return f"{reader.place}.{reader.key} is one number and the levels have {channels} channels"
+        needed, given = list(stride_of_position.values()), [level.stride for level in levels]
+        return f"strides {needed} are needed and the model gives {given}"
+    for setting in settings:
+        channels = [levels[plan.index_of[position]].channels for position in setting.read]
+        if not setting.can_take(channels):
+            return f"{setting.place}.{setting.key} is one number and the levels have {channels} channels"
     return None
 
 

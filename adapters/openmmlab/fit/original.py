@@ -1,6 +1,6 @@
-"""What a config's own backbone gives to the parts that read it, learned by running it.
+"""Probing a config's own backbone for the maps that its neck and heads expect.
 
-It runs on tensors without data where it can, which takes no time to speak of.
+The backbone runs on tensors without data where it can, which takes no time to speak of.
 """
 
 import copy
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from adapters.levels import Level
-from adapters.openmmlab.fit.config_tree import Node, drop_pretrained, type_name
+from adapters.openmmlab.config_tree import Node, drop_pretrained, type_name
 
 #: Sides of the images to try, pixels, after the size that the backbone is configured for: some run at that one only.
 SIDES = (128, 224, 512, 640)
@@ -43,7 +43,7 @@ class Original:
     Attributes:
         name: its type.
         levels: channels and strides of its maps in training, in order.
-        single_in_eval: the map that it gives alone, as a tensor, in eval mode; None if it gives all.
+        single_in_eval: index of the map that it gives alone, as a tensor, in eval mode; None if it gives all.
         class_tokens: each map comes with its class token, as a pair.
         in_channels: channels of the image that it takes.
     """
@@ -96,7 +96,10 @@ def probe_original(config: Node | list[Node], scope: str) -> Original:
 
 
 def _run(backbone: nn.Module, name: str, in_channels: int, sides: Sequence[int]) -> tuple[tuple[int, ...], Any, Any]:
-    """The shape of an image that the backbone takes, and what it gives for it in training and in eval mode.
+    """Find the shape of an image that the backbone takes, and run it in training and in eval mode.
+
+    Returns:
+        ``(B, C, H, W)`` of the image, and the outputs in each mode.
 
     Raises:
         ValueError: it does not run at any of the sizes.

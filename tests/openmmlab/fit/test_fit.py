@@ -3,17 +3,18 @@
 import importlib
 from pathlib import Path
 
+import mmdet
+import mmseg
 import pytest
 import torch
 import torch.nn.functional as F
+from lab import sweep
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
 from adapters.necks.bridge import LevelBridge
-from adapters.openmmlab.fit import check_fit, drop_pretrained, fit_backbone
-
-mmdet = pytest.importorskip("mmdet")
-mmseg = pytest.importorskip("mmseg")
+from adapters.openmmlab.config_tree import drop_pretrained
+from adapters.openmmlab.fit import check_fit, fit_backbone
 
 TWINS = {"trunk": {"depths": [1, 1, 1, 1], "embed_dims": [16, 32, 64, 128]}}
 VIT = {"trunk": {"depth": 4, "embed_dim": 48, "num_heads": 4}}
@@ -349,9 +350,6 @@ def test_bridge_refuses_other_channels() -> None:
         ("mmseg/stdc", "vit_tiny_patch16_224"),
     ],
 )
-def test_algorithms_run(algorithm: str, model_name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[3] / "tools"))
-    import sweep
-
+def test_algorithms_run(algorithm: str, model_name: str) -> None:
     size = sweep.SIZES[algorithm.split("/")[0]][0]
     assert sweep.run_config(str(sweep.shipped_configs()[algorithm][0]), algorithm, model_name, size) == sweep.OK

@@ -14,7 +14,7 @@ from adapters.factory import TimmAdapter
 from adapters.families.convit import ConViTAdapter
 from adapters.families.swinv2_cr import SwinV2CrAdapter
 from adapters.families.vision_transformer import VisionTransformerAdapter
-from adapters.weights.formats import ADAPTERS, MMSEG_FORMAT
+from adapters.weights.formats import ADAPTERS, MMSEG
 from lab.benchmark.cases import ADAPTER, Case
 from lab.benchmark.masked_swinv2_cr import attend_no_pads
 
@@ -126,13 +126,13 @@ def of_mmseg(adapter: BackboneAdapter, case: Case) -> Side:  # noqa: ARG001
     if any(local):
         arguments["windiow_sizes"] = [attns[0].ws for attns in local]
     model = (SVT if any(local) else PCPVT)(**arguments)
-    converted, left = MMSEG_FORMAT.write(state)
+    converted, left = MMSEG.write(state)
     assert not left, f"mmseg has no place for {sorted(left)}"
     problems = model.load_state_dict(converted, strict=False)
     unused = {key for key in problems.missing_keys if not key.startswith("norm1.")}  # built, and never called
     assert not unused, f"mmseg has more than timm: {sorted(unused)}"
     assert not problems.unexpected_keys, f"mmseg has no {problems.unexpected_keys}"
-    return Side(model, model, MMSEG_FORMAT.read)
+    return Side(model, model, MMSEG.read)
 
 
 PEERS: dict[str, Callable[[BackboneAdapter, Case], Side]] = {

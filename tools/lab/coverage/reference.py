@@ -13,7 +13,7 @@ from timm.models.nest import resize_pos_embed
 from torch import Tensor, nn
 
 from adapters import BackboneAdapter
-from adapters.weights import timm_pretrained as timm_blueprint
+from adapters.weights.timm_pretrained import catch_timm_loading
 from lab.coverage.checks import Size, WrongError, close, random_image, relative_error, require
 
 #: An odd size, small enough for every model.
@@ -99,13 +99,13 @@ def check_rounding(
 
 
 def _built_for_the_size(name: str, state: dict[str, Tensor], size: Size) -> nn.Module:
-    blueprint = timm_blueprint.draw(name, 3, {"img_size": size}, device="cpu")
-    filtered = blueprint.filter(state) if blueprint.has_filter else dict(state)
-    own = blueprint.model.state_dict()
+    info = catch_timm_loading(name, 3, {"img_size": size}, device="cpu")
+    filtered = info.filter(state) if info.has_filter else dict(state)
+    own = info.model.state_dict()
     for key, tensor in filtered.items():
         if key in own and own[key].shape != tensor.shape:
             filtered[key] = _resized(tensor, own[key]) if tensor.is_floating_point() else own[key]
-    return _loaded(blueprint.model, filtered)
+    return _loaded(info.model, filtered)
 
 
 def _resized(table: Tensor, own: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Finding one's way in the tree of dicts and lists that an OpenMMLab config is."""
+"""Searching the tree of dicts and lists that an OpenMMLab config is."""
 
 from collections.abc import Iterator, MutableMapping
 from typing import Any
@@ -13,13 +13,13 @@ WRAPPERS = ("BiSeNetV1", "STDCContextPathNet")
 
 
 def type_name(node: Any) -> str:
-    """The bare name of a config's type: ``'FPN'`` for ``'mmdet.FPN'`` and for the class itself."""
+    """Return the bare name of a config's type: ``'FPN'`` for ``'mmdet.FPN'`` and for the class itself."""
     kind = node.get("type", "") if isinstance(node, MutableMapping) else ""
     return kind.rsplit(".", 1)[-1] if isinstance(kind, str) else kind.__name__
 
 
 def find_owner(model: Node, place: str = "model") -> tuple[Node, str]:
-    """The part of a model's config that holds ``backbone``, and its place, such as ``'model.detector'``.
+    """Find the part of a model's config that holds ``backbone``, and its place, such as ``'model.detector'``.
 
     Raises:
         ValueError: no part does.
@@ -36,7 +36,7 @@ def find_owner(model: Node, place: str = "model") -> tuple[Node, str]:
 
 
 def children(node: Any) -> Iterator[Any]:
-    """The values of a dict, the entries of a list, nothing otherwise."""
+    """Yield the values of a dict or the entries of a list, and nothing for other values."""
     if isinstance(node, MutableMapping):
         yield from node.values()
     elif isinstance(node, list | tuple):

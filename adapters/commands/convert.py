@@ -1,0 +1,71 @@
+"""The command that converts a backbone's checkpoint between the key names of different projects."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from adapters.files import atomic_write
+from adapters.weights.convert import Conversion, convert
+from adapters.weights.download import fetch_contents
+from adapters.weights.formats import FORMATS, LEFT_OUT
+from adapters.weights.report import table
+
+DESCRIPTION = """Convert a backbone's checkpoint between timm's, the original Twins code's, mmseg's, mmpretrain's and
+our key names. The source may be anything that weights=... takes, a whole detector or segmentor among it; its format is
+found out."""
+
+EPILOG = """examples:
+  %(prog)s twins_svt_small.pth svt_mmseg.pth --to mmseg
+  %(prog)s detector.pth backbone.safetensors --to timm --prefix teacher.backbone."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Read, convert, write, report.
+
+    Raises:
+        ValueError: the source cannot be read, or holds nothing that the target's names can express.
+    """
+    args = make_parser().parse_args(arguments)
+    conversion = convert(fetch_contents(args.source), args.to, args.prefix, args.source)
+    save(conversion, args.target)
+    print(table([("from", "to", "shape"), *conversion.rows], limit=len(conversion.rows) + 1))
+    below = f" below {conversion.prefix!r}" if conversion.prefix else ""
+    print(f"{args.source}: {conversion.source.title} names{below}")
+    print(f"{args.target}: {len(conversion.state)} tensors under {FORMATS[args.to].title} names")
+    if conversion.left_out:
+        fate = "dropped" if args.target.suffix == ".safetensors" else f"kept aside as {LEFT_OUT!r}"
+        print(f"no place there for {len(conversion.left_out)}, {fate}: {', '.join(conversion.left_out)}")
+    for note in conversion.notes:
+        print(f"note: {note}")
+    return 0
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = argparse.ArgumentParser(
+        description=DESCRIPTION, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("source", metavar="SRC", help="a path, a URL or hf-hub:owner/name")
+    parser.add_argument("target", metavar="DST", type=Path, help="the file to write, .pth or .safetensors")
+    parser.add_argument("--to", required=True, choices=list(FORMATS), help="the key names to give it")
+    parser.add_argument(
+        "--prefix", help="where the backbone lies, if the source holds several, such as 'teacher.backbone.'"
+    )
+    return parser
+
+
+def save(conversion: Conversion, path: Path) -> None:
+    """Write the tensors; a ``.pth`` also keeps those that the format has no place for."""
+    state: dict[str, Any] = {key: tensor.detach().clone().contiguous() for key, tensor in conversion.state.items()}
+    with atomic_write(path) as partial:
+        if path.suffix == ".safetensors":
+            save_file(state, str(partial))
+        elif conversion.left_out:
+            kept = {key: tensor.detach().clone() for key, tensor in conversion.left_out.items()}
+            torch.save({"state_dict": state, LEFT_OUT: kept}, partial)
+        else:
+            torch.save(state, partial)
