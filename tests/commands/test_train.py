@@ -18,12 +18,12 @@ from torch import nn
 pytest.importorskip("mmdet")
 pytest.importorskip("mmseg")
 
+from adapters.openmmlab.amp import CpuAmpOptimWrapper
 from lab.shapes import ShapesSettings, make_dataset
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 
 import adapters
-from adapters.openmmlab.amp import CpuAmpOptimWrapper
 from adapters.openmmlab.checkpoint_hook import latest_checkpoint
 from adapters.openmmlab.run import run_testing, run_training
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 pytest.importorskip("mmdet")
 pytest.importorskip("mmseg")
 
+from adapters.openmmlab.devices import choose_precision
 from lab.synthetic import make_batch
 from mmdet.evaluation.functional import INSTANCE_OFFSET
 from mmengine.config import Config
@@ -23,7 +24,6 @@ from mmengine.registry import MODELS
 from timm.layers import DropPath
 
 from adapters import BackboneAdapter
-from adapters.openmmlab.devices import choose_precision
 from adapters.openmmlab.fit import check_fit
 from adapters.openmmlab.run import register_scope
 
