@@ -6,6 +6,7 @@ import threading
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
+import torch
 from timm.models.nest import NestLevel
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException

@@ -1,7 +1,5 @@
 """Twins PCPVT and SVT (arXiv 2104.13840) for dense prediction."""
 
-from collections.abc import Sequence
-
 import torch
 from timm.models.twins import GlobalSubSampleAttn, LocallyGroupedAttn, PosConv
 from torch import Tensor, nn
