@@ -28,7 +28,7 @@ import torch.utils.checkpoint
 from torch import Tensor, nn
 
 from adapters.levels import Level, is_token_model, resolve_indices, spread_blocks
-from adapters.necks.pyramid import build_pyramid, count_wanted_maps
+from adapters.necks.build import build_pyramid, count_wanted_maps
 from adapters.padding import crop_to_stride, pad_to_multiple
 from adapters.trunk import freezing
 from adapters.trunk.build import build_trunk, check_model_name, check_trunk_arguments

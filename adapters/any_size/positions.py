@@ -23,7 +23,7 @@ MOST_PREFIX_TOKENS = 16
 
 
 def resampling_of(name: str, key: str, old: nn.Module, new: nn.Module, old_size: Size, new_size: Size) -> Resampling:
-    """How a positional table becomes that of another image size.
+    """Choose the resampling that turns a positional table, of any shape, into that of another image size.
 
     Args:
         name: of the parameter, for messages.

@@ -50,7 +50,7 @@ class Memo:
         self._lock = threading.Lock()
 
     def get(self, key: Hashable, parameters: Sequence[Tensor], compute: Callable[[], Tensor]) -> Tensor:
-        """Return ``compute()``, or its result of an earlier call with the same key and unchanged parameters.
+        """Return ``compute()``, of any shape, or its earlier result for the same key and unchanged parameters.
 
         Args:
             key: whatever else the result depends on.
