@@ -31,7 +31,7 @@ Size = tuple[int, int]
 #: Padding and removals by model, and what an image size changes in it, since a config builds its backbone up to four
 #: times before training starts.
 _PLAN_CACHE: dict[Hashable, tuple[Geometry, Removal]] = {}
-_SIZED_TRUNK_CACHE: dict[Hashable, SizedTrunk | None] = {}
+_SIZED_TRUNK_CACHE: dict[Hashable, tuple[SizedTrunk | None]] = {}
 _CACHED_MODELS = 16
 _CACHE_LOCK = threading.Lock()
 
@@ -74,10 +74,8 @@ class GenericAdapter(BackboneAdapter):
                 )
             if "dynamic_img_size" not in sizing:
                 key = self._build_key()
-                known = _SIZED_TRUNK_CACHE.get(key, _SIZED_TRUNK_CACHE)
-                if known is _SIZED_TRUNK_CACHE:  # None is an answer, too
-                    known = self._find_sized_trunk(trunk)
-                    _remember(_SIZED_TRUNK_CACHE, key, known)
+                (known,) = _SIZED_TRUNK_CACHE.get(key) or (self._find_sized_trunk(trunk),)
+                _remember(_SIZED_TRUNK_CACHE, key, (known,))
                 self.sized_trunk = copy.deepcopy(known)
             return trunk
         raise AssertionError("the last sizing asks timm for nothing")
