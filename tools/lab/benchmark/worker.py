@@ -9,7 +9,7 @@ import torch
 
 from lab.benchmark.cases import Case
 from lab.benchmark.measure import Bench, prepare_process
-from lab.benchmark.settings import Settings
+from lab.benchmark.results import Settings
 
 #: Children are forked from a process that has imported this file and has run nothing: fresh, and there at once.
 _context = multiprocessing.get_context("forkserver")
@@ -88,7 +88,7 @@ def serve(connection: Connection, kind: str, case: Case, settings: Settings) -> 
 
 
 def one_line(error: Exception) -> str:
-    """Why a side failed, without the lines of a traceback."""
+    """Say why a side failed, without the lines of a traceback."""
     text = " ".join(str(error).split())
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in text:
         return f"out of memory: {text[:200]}"
