@@ -16,7 +16,8 @@ from adapters.levels import Level
 from adapters.listing import default_levels, list_models
 from adapters.necks.batch_norm import LevelBatchNorm
 from adapters.necks.bridge import LevelBridge
-from adapters.necks.pyramid import SimpleFeaturePyramid, TapPyramid
+from adapters.necks.simple_pyramid import SimpleFeaturePyramid
+from adapters.necks.tap_pyramid import TapPyramid
 from adapters.registry import MODELS
 
 if MODELS is not None:

@@ -1,4 +1,24 @@
-"""The contract of an adapter, kept in one place: padding, levels, pyramid, cropping, weights, frozen parts."""
+"""The base of all adapters: it builds timm's model, and pads, runs and crops every image in one place.
+
+Hooks, which a family may override, in the order in which ``__init__`` calls them:
+
+1. ``build_trunk``: builds timm's model.
+2. ``read_stage_levels``: channels and strides of its stages or blocks, before anything is removed.
+3. ``adapt_trunk``: removes what the maps do not need, and frees the rest from its image size.
+4. ``part_names``: groups the parameters by stage, for frozen stages; only called where some are frozen.
+
+In every pass:
+
+5. ``pad_multiple``, ``pad_margins``: the padding of an image.
+6. ``forward_trunk``: the maps of the padded image, and with ``keep_head`` the final features.
+
+When weights are loaded:
+
+7. ``own_parts``: the tensors that the adapter may add to timm's model.
+8. ``after_load``: notes for the report.
+
+A family that has arguments of its own sets them before ``super().__init__()``, since the hooks read them.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, TypedDict
@@ -8,7 +28,7 @@ import torch.utils.checkpoint
 from torch import Tensor, nn
 
 from adapters.levels import Level, is_token_model, resolve_indices, spread_blocks
-from adapters.necks.pyramid import build_pyramid, count_wanted_maps
+from adapters.necks.build import build_pyramid, count_wanted_maps
 from adapters.padding import crop_to_stride, pad_to_multiple
 from adapters.trunk import freezing
 from adapters.trunk.build import build_trunk, check_model_name, check_trunk_arguments
@@ -19,8 +39,12 @@ from adapters.weights.report import Row
 from adapters.weights.source import resolve_source
 from adapters.weights.target import OwnPart
 
-#: What detectors and segmentors expect of a pyramid, and get by default where a model has these among others.
+#: The strides that detectors and segmentors expect, and get by default where a model has these among others.
 DETECTOR_STRIDES = (4, 8, 16, 32)
+
+#: Maps of the requested stages, ``(B, C_i, h_i, w_i)`` each, and with ``keep_head`` the features that timm's own
+#: ``forward_head`` takes, else None.
+TrunkOutput = tuple[Sequence[Tensor], Tensor | None]
 
 
 class AdapterOptions(TypedDict, total=False):
@@ -37,13 +61,13 @@ class AdapterOptions(TypedDict, total=False):
     with_cp: bool
     trunk: Mapping[str, Any] | None
     init_cfg: Mapping[str, Any] | None
+    keep_head: bool
 
 
 class BackboneAdapter(nn.Module):
     """A timm model as a multi-scale feature extractor for images of any size.
 
-    A family overrides :meth:`adapt_trunk` and :meth:`forward_trunk`, and :meth:`part_names` where its own modules
-    belong to a stage; everything else is the same for all.
+    A family overrides some of the hooks that the module lists; everything else is the same for all.
 
     Args:
         model_name: a timm model name, with or without a weights tag (``'twins_svt_small.in1k'``).
@@ -63,6 +87,7 @@ class BackboneAdapter(nn.Module):
         init_cfg: OpenMMLab's ``dict(type='Pretrained', checkpoint=...)``, the same as ``weights=...``; it also takes
             ``prefix='backbone.'``, where a checkpoint holds several backbones, and ``img_size=(H, W)``, for which its
             position embeddings are, where their grid is not square.
+        keep_head: remove nothing of timm's model, so that :meth:`forward_with_head` gives what its classifier takes.
 
     Raises:
         ValueError: an unknown model or tag, indices out of range, an argument that timm or the adapter refuses.
@@ -90,6 +115,7 @@ class BackboneAdapter(nn.Module):
         with_cp: bool = False,
         trunk: Mapping[str, Any] | None = None,
         init_cfg: Mapping[str, Any] | None = None,
+        keep_head: bool = False,
     ) -> None:
         super().__init__()
         check_model_name(model_name)
@@ -99,6 +125,7 @@ class BackboneAdapter(nn.Module):
         self.out_norm = out_norm
         self.norm_eval = norm_eval
         self.with_cp = with_cp
+        self.keep_head = keep_head
         self.weights = resolve_source(weights, init_cfg)
         self.trunk_arguments = dict(trunk or {})
 
@@ -134,38 +161,38 @@ class BackboneAdapter(nn.Module):
         return build_trunk(self.model_name, self.in_channels, drop_path_rate, self.trunk_arguments, self.sizing)
 
     def read_stage_levels(self) -> tuple[Level, ...]:
-        """What each stage (or block) of the full trunk puts out."""
+        """Return the level of each stage (or block) of the full trunk."""
         return tuple(Level(info["num_chs"], info["reduction"]) for info in self.trunk.feature_info)
 
     @property
     def pad_multiple(self) -> int:
-        """Images are padded, right and bottom, to a multiple of this many pixels."""
+        """The number of pixels to a multiple of which images are padded, right and bottom."""
         return self.stage_levels[-1].stride
 
     @property
     def pad_margins(self) -> tuple[int, int]:
-        """Pixels of padding on top of that: before (left, top) and after (right, bottom)."""
+        """The pixels of padding on top of that: before (left, top) and after (right, bottom)."""
         return (0, 0)
 
     def adapt_trunk(self) -> None:
         """Remove what the requested maps do not need, and free the rest from its image size."""
-        self.trunk.prune_intermediate_layers(list(self.out_indices), prune_norm=not self.out_norm, prune_head=True)
+        if not self.keep_head:
+            self.trunk.prune_intermediate_layers(list(self.out_indices), prune_norm=not self.out_norm, prune_head=True)
 
-    def forward_trunk(self, image: Tensor) -> Sequence[Tensor]:
-        """Maps of the requested stages.
+    def forward_trunk(self, image: Tensor) -> TrunkOutput:
+        """Compute the maps of the requested stages, and the final features where the head is kept.
 
         Args:
             image: ``(B, C, H, W)``, ``H`` and ``W`` multiples of :attr:`pad_multiple` plus :attr:`pad_margins`.
 
         Returns:
-            One ``(B, C_i, h_i, w_i)`` per index of ``out_indices``, ``h_i >= ceil(H / stride_i)``.
+            One ``(B, C_i, h_i, w_i)`` per index of ``out_indices``, ``h_i >= ceil(H / stride_i)``; then, with
+            ``keep_head``, what timm's ``forward_features`` returns, tokens ``(B, N, C)`` or a map, else None.
         """
-        return self.trunk.forward_intermediates(
-            image, indices=list(self.out_indices), norm=self.out_norm, stop_early=True, intermediates_only=True
-        )
+        return self.forward_intermediates(self.trunk, image)
 
     def part_names(self) -> list[list[str]]:
-        """Names of the adapter's parameters by part: the stem, then one list per stage (or block)."""
+        """Group the names of the adapter's parameters: the stem, then one list per stage (or block)."""
         return [[f"trunk.{name}" for name in part] for part in freezing.trunk_parts(self.trunk)]
 
     @property
@@ -185,7 +212,7 @@ class BackboneAdapter(nn.Module):
     # What is the same for all.
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        """Feature maps of an image of any size.
+        """Compute the feature maps of an image of any size.
 
         Args:
             image: ``(B, C, H, W)``, any ``H, W >= 1``.
@@ -196,19 +223,62 @@ class BackboneAdapter(nn.Module):
         Raises:
             ValueError: the image has another number of dimensions or channels.
         """
+        return self._forward(image)[0]
+
+    def forward_with_head(self, image: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+        """Compute the feature maps and, in the same pass, the features that timm's own ``forward_head`` takes.
+
+        ``adapter.trunk.forward_head(final)`` equals timm's classification of the padded image; at the model's native
+        size there are no pads.
+
+        Args:
+            image: ``(B, C, H, W)``, any ``H, W >= 1``.
+
+        Returns:
+            The maps of :meth:`forward`, and tokens ``(B, N, C)`` or a map ``(B, C, h, w)`` or ``(B, h, w, C)``.
+
+        Raises:
+            ValueError: the adapter was built without ``keep_head=True``, or the image is refused by :meth:`forward`.
+        """
+        maps, final = self._forward(image)
+        if final is None:
+            raise ValueError(f"this {self.model_name} has no head any more: build the adapter with keep_head=True.")
+        return maps, final
+
+    def _forward(self, image: Tensor) -> tuple[tuple[Tensor, ...], Tensor | None]:
         if image.ndim != 4 or image.shape[1] != self.in_channels:
             raise ValueError(
                 f"{self.model_name} takes images of shape (B, {self.in_channels}, H, W), got {tuple(image.shape)}; "
                 "for other channels build the adapter with in_channels=..."
             )
         image_size = (image.shape[-2], image.shape[-1])
-        maps = self.forward_trunk(pad_to_multiple(image, self.pad_multiple, self.pad_margins))
+        maps, final = self.forward_trunk(pad_to_multiple(image, self.pad_multiple, self.pad_margins))
         if self.pyramid is not None:
             maps = self.pyramid(maps)
-        return tuple(
+        cropped = tuple(
             crop_to_stride(feature_map, image_size, level.stride, image.dtype)
             for feature_map, level in zip(maps, self.levels, strict=True)
         )
+        return cropped, final
+
+    def forward_intermediates(self, trunk: Any, image: Tensor) -> TrunkOutput:
+        """Run a trunk by timm's own method.
+
+        Args:
+            trunk: timm's model.
+            image: ``(B, C, H, W)``, padded.
+
+        Returns:
+            As :meth:`forward_trunk`.
+        """
+        indices = list(self.out_indices)
+        if self.keep_head:
+            final, maps = trunk.forward_intermediates(image, indices=indices, norm=self.out_norm)
+            return maps, final
+        maps = trunk.forward_intermediates(
+            image, indices=indices, norm=self.out_norm, stop_early=True, intermediates_only=True
+        )
+        return maps, None
 
     def run_block(self, block: nn.Module, *arguments: Any) -> Tensor:
         """Run one block of the trunk, with gradient checkpointing where it is asked for."""
@@ -232,8 +302,8 @@ class BackboneAdapter(nn.Module):
         super().train(mode)
         if mode:
             # By name, since SyncBatchNorm conversion puts other modules in their places.
-            still = [self.get_submodule(name) for name in self._frozen_modules]
-            for module in still + (freezing.batch_norms(self.trunk) if self.norm_eval else []):
+            frozen_modules = [self.get_submodule(name) for name in self._frozen_modules]
+            for module in frozen_modules + (freezing.batch_norms(self.trunk) if self.norm_eval else []):
                 module.eval()
         return self
 

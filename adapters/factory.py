@@ -1,4 +1,4 @@
-"""From a model's name to the adapter of its family."""
+"""The way from a model's name to the adapter of its family."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What a feature map is to the modules that consume it: how many channels, at which stride."""
+"""Levels of a feature pyramid, indices of stages and blocks, and what follows from strides alone."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

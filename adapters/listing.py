@@ -1,4 +1,4 @@
-"""Which of timm's models work as backbones, and what they give.
+"""The timm models that work as backbones, and the levels that they give by default.
 
 ``listing.json`` beside this file holds what ``tools/measure_coverage.py --records`` found when it built the adapter of
 every model of one version of timm. Models that are not in it, because timm is newer, are built when they are asked for,

@@ -56,17 +56,3 @@ def require_mmengine(purpose: str) -> None:
     """
     if MODELS is None:
         raise ModuleNotFoundError(f"{purpose} needs mmengine, which is not installed: {OPENMMLAB_REMEDY}.")
-
-
-def register_optim_wrapper(target: T) -> T:
-    """Register an optimiser wrapper under its own name on the root registry."""
-    if OPTIM_WRAPPERS is not None:
-        OPTIM_WRAPPERS.register_module(module=target)
-    return target
-
-
-def register_hook(target: T) -> T:
-    """Register a hook of mmengine's runner under its own name on the root registry."""
-    if HOOKS is not None:
-        HOOKS.register_module(module=target)
-    return target

@@ -15,7 +15,7 @@ LAB = sorted((REPOSITORY / "tools").rglob("*.py"))
 OTHER_TESTS = {"lab", "configs", "docs"}
 #: First words that leave a docstring without a subject.
 HIDDEN_SUBJECTS = {"What", "Whether", "Of", "How", "As", "From", "Which", "So"}
-SHAPE = re.compile(r"``?\(.*?\)``?|``?\.\.\.|\bscalar\b")
+SHAPE = re.compile(r"``\(.*?\)``|\bof any shape\b|\bof the same shape\b", re.DOTALL)
 
 Documented = ast.Module | ast.ClassDef | ast.FunctionDef
 

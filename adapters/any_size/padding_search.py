@@ -1,4 +1,4 @@
-"""How an image must be padded so that a trunk's maps have every cell that their strides promise, in the right place.
+"""A search for the padding with which a trunk's maps have every cell that their strides promise, in the right place.
 
 Most trunks want a multiple of their deepest stride, or of their windows, and then every map of stride ``s`` has one
 cell for each ``s`` pixels. Trunks with unpadded convolutions (Inception, PiT's patches) lose cells at the borders: at
@@ -21,6 +21,9 @@ WINDOW_SIDES = (1, 2, 4, 7, 8, 10, 12, 14, 16)
 
 #: In deepest strides: an image at which any trunk has maps of several cells.
 LARGE = 12
+
+#: Errors that models raise at sizes that they cannot take.
+EXPECTED_ERRORS = (RuntimeError, AssertionError, ValueError, TypeError, AttributeError, IndexError)
 
 Size = tuple[int, int]
 
@@ -53,11 +56,11 @@ class NoGeometryError(Exception):
 def find_geometry(
     run: Callable[[Size], Sequence[Tensor]], levels: Sequence[Level], deepest: int, native: Size
 ) -> Geometry:
-    """The smallest multiple at which a trunk gives true maps of any image, or margins where there is none.
+    """Find the smallest multiple at which a trunk gives true maps of any image, or margins where there is none.
 
     Args:
-        run: the trunk's maps for an image of ``(H, W)``.
-        levels: what they are said to be.
+        run: gives the trunk's maps, ``(1, C, h, w)`` each, for an image of ``(H, W)``.
+        levels: channels and strides that the maps are said to have.
         deepest: the largest stride of the whole trunk.
         native: ``(H, W)`` that the trunk was built for.
 
@@ -68,7 +71,7 @@ def find_geometry(
     for side in (*WINDOW_SIDES, *_native_sides(deepest, native)):
         multiple = deepest * side
         sizes = ((2 * multiple, 3 * multiple), (multiple, multiple))
-        mismatches = (f"at {size[0]} x {size[1]} {why}" for size in sizes if (why := why_not(run, levels, size)))
+        mismatches = (f"at {size[0]} x {size[1]} {why}" for size in sizes if (why := mismatch_at(run, levels, size)))
         mismatch = next(mismatches, None)
         if mismatch is None:
             return Geometry(multiple)
@@ -80,7 +83,7 @@ def find_geometry(
 
 
 def _native_sides(deepest: int, native: Size) -> list[int]:
-    """In deepest strides: what divides the native size, as far as it is no usual window.
+    """List the sides, in deepest strides, that divide the native size and are no usual window.
 
     CrossViT gives its second branch a smaller image, at 408 pixels 16/17 of it, so that it fits both branches' patches
     at multiples of 204 alone.
@@ -89,8 +92,8 @@ def _native_sides(deepest: int, native: Size) -> list[int]:
     return [side for side in range(1, cells + 1) if rest == 0 and cells % side == 0 and side not in WINDOW_SIDES]
 
 
-def why_not(run: Callable[[Size], Sequence[Tensor]], levels: Sequence[Level], size: Size) -> str | None:
-    """Why the maps at this size are not what ``levels`` says; None if they are."""
+def mismatch_at(run: Callable[[Size], Sequence[Tensor]], levels: Sequence[Level], size: Size) -> str | None:
+    """Say what is wrong with the maps, ``(1, C, h, w)``, of an image of ``size``; None if ``levels`` is right."""
     try:
         maps = run(size)
     except EXPECTED_ERRORS as error:
@@ -102,12 +105,8 @@ def why_not(run: Callable[[Size], Sequence[Tensor]], levels: Sequence[Level], si
     return None
 
 
-#: What models raise at sizes that they cannot take.
-EXPECTED_ERRORS = (RuntimeError, AssertionError, ValueError, TypeError, AttributeError, IndexError)
-
-
 def _with_margins(run: Callable[[Size], Sequence[Tensor]], levels: Sequence[Level], deepest: int) -> Geometry | None:
-    """Margins for a trunk whose maps lack cells at the borders; None where that is not what is wrong with it."""
+    """Find margins for a trunk whose maps lack cells at the borders; None where something else is wrong with it."""
     large = LARGE * deepest
     count_at = functools.cache(lambda side: _count(run, levels, side))
     counts = count_at(large)
@@ -118,16 +117,9 @@ def _with_margins(run: Callable[[Size], Sequence[Tensor]], levels: Sequence[Leve
         return None
     if all(count >= large // level.stride for count, level in zip(counts, levels, strict=True)):
         return None
-    spans = []
-    for position, (level, count) in enumerate(zip(levels, counts, strict=True)):
-        low, high = large - level.stride, large  # the fewest pixels with as many cells lie in (low, high]
-        while high - low > 1:
-            middle = (low + high) // 2
-            at_middle = count_at(middle)
-            if at_middle is None:
-                return None
-            low, high = (middle, high) if at_middle[position] < count else (low, middle)
-        spans.append(high - level.stride * (count - 1))
+    spans = _receptive_spans(count_at, counts, levels, large)
+    if spans is None:
+        return None
     before = min(range(deepest * 2), key=lambda margin: (round(_misplacement(margin, levels, spans), 1), margin))
     if _misplacement(0, levels, spans) <= 0.5:
         before = 0
@@ -140,20 +132,50 @@ def _with_margins(run: Callable[[Size], Sequence[Tensor]], levels: Sequence[Leve
         ),
     )
     geometry = Geometry(deepest, before, after, skips)
-    for size in ((2 * deepest, 3 * deepest), (deepest, deepest)):
-        padded = (size[0] + before + after, size[1] + before + after)
-        try:
-            maps = run(padded)
-        except EXPECTED_ERRORS:
-            return None
-        for feature_map, level, skip in zip(maps, levels, skips, strict=True):
-            if any(have - skip < side // level.stride for have, side in zip(feature_map.shape[-2:], size, strict=True)):
+    covers = all(_covers(run, levels, geometry, size) for size in ((2 * deepest, 3 * deepest), (deepest, deepest)))
+    return geometry if covers else None
+
+
+def _receptive_spans(
+    count_at: Callable[[int], list[int] | None], counts: Sequence[int], levels: Sequence[Level], large: int
+) -> list[int] | None:
+    """Find, by bisection, the pixels that the first cell of each map needs; None if the trunk fails at some size.
+
+    Args:
+        count_at: counts the cells along one side of each map at a side in pixels.
+        counts: the cells at ``large``.
+        levels: channels and strides of the maps.
+        large: a side in pixels at which every map has several cells.
+    """
+    spans = []
+    for position, (level, count) in enumerate(zip(levels, counts, strict=True)):
+        low, high = large - level.stride, large  # the fewest pixels with as many cells lie in (low, high]
+        while high - low > 1:
+            middle = (low + high) // 2
+            at_middle = count_at(middle)
+            if at_middle is None:
                 return None
-    return geometry
+            low, high = (middle, high) if at_middle[position] < count else (low, middle)
+        spans.append(high - level.stride * (count - 1))
+    return spans
+
+
+def _covers(run: Callable[[Size], Sequence[Tensor]], levels: Sequence[Level], geometry: Geometry, size: Size) -> bool:
+    """Tell whether the maps of an image of ``size``, with its margins, have every cell once the first are skipped."""
+    margin = geometry.before + geometry.after
+    try:
+        maps = run((size[0] + margin, size[1] + margin))
+    except EXPECTED_ERRORS:
+        return False
+    return all(
+        have - skip >= side // level.stride
+        for feature_map, level, skip in zip(maps, levels, geometry.skips, strict=True)
+        for have, side in zip(feature_map.shape[-2:], size, strict=True)
+    )
 
 
 def _count(run: Callable[[Size], Sequence[Tensor]], levels: Sequence[Level], side: int) -> list[int] | None:
-    """Cells along one side of each map of a square image; None if the trunk fails or has other channels."""
+    """Count the cells along one side of each map of a square image; None if the trunk fails or has other channels."""
     try:
         maps = run((side, side))
     except EXPECTED_ERRORS:
@@ -164,7 +186,7 @@ def _count(run: Callable[[Size], Sequence[Tensor]], levels: Sequence[Level], sid
 
 
 def _misplacement(before: int, levels: Sequence[Level], spans: Sequence[int]) -> float:
-    """How far, in cells, the first kept cell of some map lies from the middle of its pixels, at worst."""
+    """Measure how far, in cells, the first kept cell of a map lies from the middle of its pixels, at worst."""
     return max(
         abs(_centre_gap(before, level, span) + level.stride * _skip(before, level, span)) / level.stride
         for level, span in zip(levels, spans, strict=True)
@@ -172,7 +194,7 @@ def _misplacement(before: int, levels: Sequence[Level], spans: Sequence[int]) ->
 
 
 def _centre_gap(before: int, level: Level, span: int) -> float:
-    """From where the centre of the first cell must be to where it is, in pixels."""
+    """Measure, in pixels, how far the centre of the first cell lies from where it must be."""
     return (span - 1) / 2 - before - (level.stride - 1) / 2
 
 

@@ -13,7 +13,7 @@ from timm.layers import resample_abs_pos_embed, resample_abs_pos_embed_nhwc, res
 from torch import Tensor, nn
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
-from adapters.any_size.nest import join_blocks, split_blocks
+from adapters.any_size.timm_exceptions import join_blocks, split_blocks
 
 Size = tuple[int, int]
 Resampling = Callable[[Tensor], Tensor]
@@ -23,7 +23,7 @@ MOST_PREFIX_TOKENS = 16
 
 
 def resampling_of(name: str, key: str, old: nn.Module, new: nn.Module, old_size: Size, new_size: Size) -> Resampling:
-    """How a positional table becomes that of another image size.
+    """Choose the resampling that turns a positional table, of any shape, into that of another image size.
 
     Args:
         name: of the parameter, for messages.
@@ -87,7 +87,7 @@ def _resize(table: Tensor, size: tuple[int, ...], mode: str, antialias: bool = F
 
 
 def _known_grids(key: str, old: Any, new: Any, tokens: int) -> tuple[int, Size, Size] | None:
-    """Where the blueprint itself says which grid a table is of."""
+    """Return prefix tokens and both grids where the model itself says which grid a table is of."""
     grid = getattr(old, "position_grids", {}).get(key)
     return (tokens - grid[0] * grid[1], grid, new.position_grids[key]) if grid else None
 

@@ -8,6 +8,7 @@ parameter in every call, so that gradients reach it and nothing is ever stale.
 """
 
 import copy
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -23,7 +24,7 @@ from adapters.any_size.positions import Resampling, resampling_of
 
 Size = tuple[int, int]
 
-#: What every module has, so that it says nothing about a size.
+#: Attributes of every module, which say nothing about a size.
 _OF_ANY_MODULE = frozenset(vars(nn.Module()))
 
 #: Sizes remembered at once, and what their index buffers and resampled tables may take together.
@@ -33,67 +34,76 @@ MOST_BYTES = 512 << 20
 
 @dataclass
 class Change:
-    """What a size changes in one module."""
+    """Changes that a size makes to one module."""
 
     attributes: dict[str, Any] = field(default_factory=dict)
     buffers: dict[str, Tensor] = field(default_factory=dict)
     tables: dict[str, Resampling] = field(default_factory=dict)
     table_bytes: int = 0
-    caches: list[str] = field(default_factory=list)
 
     def __bool__(self) -> bool:
-        return bool(self.attributes or self.buffers or self.tables or self.caches)
+        return bool(self.attributes or self.buffers or self.tables)
 
 
 class SizedTrunk:
     """Views of a trunk, each as timm would build it for another image size.
 
     Args:
-        blueprint: builds timm's model for a size, on the ``meta`` device; can be pickled.
+        build_at_size: builds timm's model for a size, on the ``meta`` device; can be pickled.
         native: ``(H, W)``, the size that the trunk was built for.
 
     Raises:
         ValueError: timm cannot build the model for other sizes, or a parameter has no meaning at another size.
     """
 
-    def __init__(self, blueprint: Callable[[Size], nn.Module], native: Size) -> None:
-        self._blueprint = blueprint
+    def __init__(self, build_at_size: Callable[[Size], nn.Module], native: Size) -> None:
+        self._build_at_size = build_at_size
         self._native = native
         self._original: nn.Module | None = None
         self._changes: OrderedDict[Size, dict[str, Change]] = OrderedDict()
-        self._views: dict[Size, _View] = {}
+        self._lock = threading.RLock()
+        self._of_thread = threading.local()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "SizedTrunk":
         """A copy has a trunk of its own, and so views of its own; what a size changes is the same."""
         twin = copy.copy(self)  # through __getstate__, which leaves the views out
-        twin._original, twin._changes = self._original, self._changes.copy()
+        with self._lock:
+            twin._original, twin._changes = self._original, self._changes.copy()
         memo[id(self)] = twin
         return twin
 
     def __getstate__(self) -> dict[str, Any]:
-        """What a size changes is worked out anew where it is unpickled."""
-        return {**vars(self), "_original": None, "_changes": OrderedDict(), "_views": {}}
+        """Leave out the changes that sizes make; they are worked out anew where it is unpickled."""
+        return {"_build_at_size": self._build_at_size, "_native": self._native}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Start afresh."""
+        self.__init__(state["_build_at_size"], state["_native"])  # type: ignore[misc]
 
     def differs_at(self, size: Size) -> bool:
-        """Whether timm builds another model for this size, caches aside.
+        """Tell whether timm builds another model for this size.
 
         Raises:
             ValueError: it does, and a parameter has no meaning there.
         """
-        changes = self._changes_at(size).values()
-        return any(change.attributes or change.buffers or change.tables for change in changes)
+        return bool(self._changes_at(size))
 
     @torch.compiler.disable
     def at(self, trunk: nn.Module, size: Size) -> Any:
-        """The trunk for images of exactly this size, up to date with its parameters, mode and device.
+        """Return the trunk for images of exactly this size, up to date with its parameters, mode and device.
 
-        It is valid until the next call for the same size.
+        It is valid until the next call for the same size in the same thread: each thread has views of its own.
         """
         size = (int(size[0]), int(size[1]))
-        changes = self._changes_at(size)
-        view = self._views.get(size)
-        if view is None or view.trunk is not trunk:
-            view = self._views[size] = _View(trunk, changes)
+        with self._lock:
+            changes = self._changes_at(size)
+            known = set(self._changes)
+        views: dict[Size, _View] = self._of_thread.__dict__.setdefault("views", {})
+        for forgotten in views.keys() - known:
+            del views[forgotten]
+        view = views.get(size)
+        if view is None or view.trunk is not trunk or view.changes is not changes:
+            view = views[size] = _View(trunk, changes)
         return view.refreshed()
 
     def _changes_at(self, size: Size) -> dict[str, Change]:
@@ -108,16 +118,15 @@ class SizedTrunk:
                 torch.random.fork_rng(devices=[]),
             ):
                 if self._original is None:
-                    self._original = self._blueprint(self._native)
-                self._changes[size] = dict(compare(self._original, self._blueprint(size), self._native, size))
+                    self._original = self._build_at_size(self._native)
+                self._changes[size] = dict(compare(self._original, self._build_at_size(size), self._native, size))
         self._changes.move_to_end(size)
         while len(self._changes) > 1 and (len(self._changes) > MOST_SIZES or self._bytes() > MOST_BYTES):
-            oldest, _ = self._changes.popitem(last=False)
-            self._views.pop(oldest, None)
+            self._changes.popitem(last=False)
         return self._changes[size]
 
     def _bytes(self) -> int:
-        """Of what the sizes hold on to; a view keeps the tables of its last pass."""
+        """Count what the sizes hold on to; a view keeps the tables of its last pass."""
         every = [change for changes in self._changes.values() for change in changes.values()]
         buffers = {id(buffer): buffer.nbytes for change in every for buffer in change.buffers.values()}
         return sum(buffers.values()) + sum(change.table_bytes for change in every)
@@ -138,7 +147,7 @@ class _View:
         self.clones = {path: nn.Module() for path, _ in trunk.named_modules() if path in paths}
 
     def refreshed(self) -> nn.Module:
-        """Take over whatever the trunk is by now: its parameters, modes, hooks, and converted norms."""
+        """Take over the trunk as it is by now: its parameters, modes, hooks, and converted norms."""
         for path, clone in self.clones.items():
             original = self.trunk.get_submodule(path) if path else self.trunk
             clone.__class__ = type(original)
@@ -158,7 +167,6 @@ class _View:
     def _lay_over(self, state: dict[str, Any], change: Change) -> None:
         """Put a change into a module's attributes; what pruning has taken out stays out."""
         state.update(change.attributes)
-        state.update({name: {} for name in change.caches})
         for name, buffer in change.buffers.items():
             own = state["_buffers"].get(name)
             state["_buffers"][name] = buffer if own is None else self._on_device(buffer, own.device)
@@ -171,7 +179,7 @@ class _View:
                 state[name] = resample(table)
 
     def _on_device(self, buffer: Tensor, device: torch.device) -> Tensor:
-        """Moved once; buffers that modules share stay shared."""
+        """Move a buffer once; buffers that modules share stay shared."""
         moved = self.moved.get(id(buffer), buffer)
         if moved.device != device:
             with torch.inference_mode(False):
@@ -184,7 +192,7 @@ def _without_autocast(device_type: str) -> AbstractContextManager:
 
 
 def compare(native: nn.Module, sized: nn.Module, native_size: Size, size: Size) -> Iterator[tuple[str, Change]]:
-    """What differs in a model built for another size, module by module.
+    """Find the differences of a model built for another size, module by module.
 
     Raises:
         ValueError: a parameter has another shape there that is not a positional table's.
@@ -196,9 +204,8 @@ def compare(native: nn.Module, sized: nn.Module, native_size: Size, size: Size) 
         assert type(new) is type(old), f"{name} is another kind of module at {size}"
         change = Change()
         for key, value in vars(new).items():
-            if key not in _OF_ANY_MODULE and _is_plain(value) and value != vars(old).get(key):
+            if key not in _OF_ANY_MODULE and _is_constant(value) and value != vars(old).get(key):
                 change.attributes[key] = value
-        change.caches = caches_of(new) if name else []
         for key, parameter in new._parameters.items():
             before = old._parameters[key]
             if parameter is not None and before is not None and parameter.shape != before.shape:
@@ -210,23 +217,15 @@ def compare(native: nn.Module, sized: nn.Module, native_size: Size, size: Size) 
             yield name, change
 
 
-def caches_of(module: nn.Module) -> list[str]:
-    """Names of the dicts in which a part of a model, fresh from timm, will keep what it computes from its parameters.
-
-    Of the model itself they are timm's notes.
-    """
-    return [key for key, value in vars(module).items() if _is_empty(value) and key not in _OF_ANY_MODULE]
-
-
 def _differs(one: Tensor | None, other: Tensor | None) -> bool:
     return one is not None and other is not None and one.shape != other.shape
 
 
 def _computed_buffers(module: nn.Module, known: dict[Any, dict[str, Tensor]]) -> dict[str, Tensor]:
-    """The values of a module's own buffers, shared among modules that are alike."""
-    plain = {key: value for key, value in vars(module).items() if key not in _OF_ANY_MODULE and _is_plain(value)}
+    """Compute the values of a module's own buffers, shared among modules that are alike."""
+    constants = {key: value for key, value in vars(module).items() if key not in _OF_ANY_MODULE and _is_constant(value)}
     shapes = {key: tuple(b.shape) for key, b in module._buffers.items() if b is not None}
-    kind = (type(module), repr(sorted(plain.items())), repr(shapes))
+    kind = (type(module), repr(sorted(constants.items())), repr(shapes))
     if kind not in known:
         for key, buffer in module._buffers.items():
             if buffer is not None and buffer.is_meta:
@@ -237,13 +236,9 @@ def _computed_buffers(module: nn.Module, known: dict[Any, dict[str, Tensor]]) ->
     return known[kind]
 
 
-def _is_empty(value: Any) -> bool:
-    return isinstance(value, dict) and not value
-
-
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, dict):  # an empty one is a cache
-        return bool(value) and all(_is_plain(item) for item in (*value, *value.values()))
+def _is_constant(value: Any) -> bool:
+    if isinstance(value, dict):
+        return bool(value) and all(_is_constant(item) for item in (*value, *value.values()))
     if isinstance(value, tuple | list):
-        return all(_is_plain(item) for item in value)
+        return all(_is_constant(item) for item in value)
     return value is None or isinstance(value, int | float | bool | str)

@@ -16,7 +16,7 @@ from adapters.extraction.inputs import find_images
 from adapters.extraction.options import NATIVE, OUTPUTS, ExtractionOptions
 from adapters.extraction.run import ENGINES, Summary, run_extraction
 from adapters.extraction.run_folder import recorded_threads
-from adapters.necks.pyramid import PYRAMIDS
+from adapters.necks.build import PYRAMIDS
 from adapters.openmmlab.config_files import find_config
 
 EPILOG = """examples:

@@ -8,10 +8,10 @@ import torch
 
 from adapters.base import BackboneAdapter
 from adapters.extraction.extractor import Extractor
-from adapters.extraction.head import create_with_head
 from adapters.extraction.options import ExtractionOptions
 from adapters.extraction.preprocessing import Preprocessing
 from adapters.factory import TimmAdapter
+from adapters.families.generic import GenericAdapter
 from adapters.weights.source import Source
 
 #: The checkpoint that stands for random weights.
@@ -38,13 +38,15 @@ def build_extractor(
         ValueError: the model cannot be built, or the weights do not fit.
     """
     if isinstance(model, BackboneAdapter):
-        if options.needs_head:
+        if options.needs_head and not model.keep_head:
             raise ValueError(
                 "outputs 'embedding' and 'top5' need layers that a built adapter no longer has: give the model's name, "
-                "and the weights as checkpoint=..."
+                "and the weights as checkpoint=..., or build the adapter with keep_head=True."
             )
         if checkpoint is not None:
             raise ValueError(f"checkpoint={checkpoint!r} is for a model given by name; this one is built already.")
+        if options.needs_head:
+            check_head(model, "top5" in options.outputs)
         adapter, name = model, model.model_name
     else:
         config = {"model_name": model, "weights": "timm"} if isinstance(model, str) else dict(model)
@@ -66,7 +68,7 @@ def _build(config: dict[str, Any], options: ExtractionOptions, checkpoint: str |
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if options.needs_head:
-            adapter = create_with_head(classifier="top5" in options.outputs, **config)
+            adapter = build_with_head(config, classifier="top5" in options.outputs)
         else:
             adapter = TimmAdapter(**config)
     if adapter.weights is None and checkpoint != RANDOM:
@@ -77,6 +79,66 @@ def _build(config: dict[str, Any], options: ExtractionOptions, checkpoint: str |
     if isinstance(adapter.weights, Source):
         adapter.init_weights()
     return adapter
+
+
+def build_with_head(config: Mapping[str, Any], classifier: bool) -> BackboneAdapter:
+    """Build the adapter of a timm model, at random, with all that its embedding or classes take.
+
+    Args:
+        config: arguments of :func:`adapters.TimmAdapter`.
+        classifier: keep the classifier, which the checkpoint then has to hold.
+
+    Raises:
+        ValueError: as :func:`adapters.TimmAdapter` and :func:`check_head`.
+    """
+    if config.get("stage_norm"):
+        raise ValueError(
+            "outputs 'embedding' and 'top5' come from timm's classification model, which has no norms after its "
+            "stages: ask for the pyramid alone, or build the model with stage_norm=False."
+        )
+    adapter = TimmAdapter(**{**config, "keep_head": True})
+    check_head(adapter, classifier)
+    if not classifier:
+        adapter.trunk.reset_classifier(0)
+    return adapter
+
+
+def check_head(adapter: BackboneAdapter, classifier: bool) -> None:
+    """Check that an adapter built with ``keep_head=True`` can give timm's embedding, and its classes if asked for.
+
+    Raises:
+        ValueError: timm's model has no head or no classifier, or the adapter's pass is another than its classifier's.
+    """
+    name = adapter.model_name
+    if not hasattr(adapter.trunk, "forward_head"):
+        raise ValueError(f"timm's {name} has no forward_head: ask for the pyramid alone.")
+    if classifier and not getattr(adapter.trunk, "num_classes", 0):
+        raise ValueError(f"timm's {name} has no classifier: leave 'top5' out of the outputs.")
+    # The families compute what timm computes by construction; of the others, one pass shows it.
+    if isinstance(adapter, GenericAdapter) and not _equals_timm(adapter):
+        raise ValueError(
+            f"outputs 'embedding' and 'top5' of {name} cannot come from the pass that gives its maps, which runs the "
+            "model in another way than timm's classifier does: ask for the pyramid alone."
+        )
+
+
+@torch.no_grad()
+def _equals_timm(adapter: BackboneAdapter) -> bool:
+    """Compare the embedding with timm's own, of an image of the model's native size."""
+    mode = adapter.training
+    adapter.eval()
+    trunk = adapter.trunk
+    device = next(trunk.parameters()).device
+    image = torch.rand(1, *trunk.pretrained_cfg["input_size"], generator=torch.Generator().manual_seed(0)).to(device)
+    expected = trunk.forward_head(trunk.forward_features(image), pre_logits=True)
+    _, final = adapter.forward_with_head(image)
+    try:
+        found = trunk.forward_head(final, pre_logits=True)
+        return torch.allclose(found, expected, rtol=1e-4, atol=1e-4)
+    except (RuntimeError, TypeError, IndexError, AttributeError):  # of final features of another form
+        return False
+    finally:
+        adapter.train(mode)
 
 
 def read_config(path: str) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -66,7 +66,7 @@ class Extractor:
     """A model in eval mode with its preprocessing; called on batches.
 
     Args:
-        adapter: the model; one of :func:`~adapters.extraction.head.create_with_head` for embedding or top-5.
+        adapter: the model; built with ``keep_head=True`` for embedding or top-5.
         preprocessing: of its images.
         options: of the extraction.
         name: of the model, for records.
@@ -120,8 +120,7 @@ class Extractor:
             kept = torch.float16 if self.device.type == "cuda" else torch.bfloat16
         autocast = torch.autocast(self.device.type, kept) if self.options.amp else nullcontext()
         with autocast, self._steady_kernels():
-            maps = self.adapter(batch)
-            vectors = self._vectors()
+            maps, vectors = self._run(batch)
             maps = tuple(m.to(kept) for m in maps) if self.levels else ()
             # A sum is finite where all its terms are, and takes one pass.
             sums = [m.sum(dim=(1, 2, 3), dtype=torch.float32) for m in maps]
@@ -135,19 +134,19 @@ class Extractor:
         tf32 = torch.backends.cudnn.allow_tf32
         return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=tf32)
 
-    def _vectors(self) -> dict[str, Tensor]:
-        vectors: dict[str, Tensor] = {}
+    def _run(self, batch: Tensor) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
+        """Run the model on ``(B, 3, H, W)``: the maps, and the vectors that are asked for, all from one pass."""
         if not self.options.needs_head:
-            return vectors
-        trunk, final = self.adapter.trunk, self.adapter.final
+            return self.adapter(batch), {}
+        maps, final = self.adapter.forward_with_head(batch)
+        vectors: dict[str, Tensor] = {}
         if "embedding" in self.options.outputs:
-            vectors["embedding"] = trunk.forward_head(final, pre_logits=True).float()
+            vectors["embedding"] = self.adapter.trunk.forward_head(final, pre_logits=True).float()
         if "top5" in self.options.outputs:
-            logits = trunk.forward_head(final).float()
+            logits = self.adapter.trunk.forward_head(final).float()
             top = logits.softmax(dim=-1).topk(min(TOP, logits.shape[-1]), dim=-1)
             vectors["top5_probability"], vectors["top5_index"] = top.values, top.indices
-        del self.adapter.final
-        return vectors
+        return maps, vectors
 
     def fingerprint(self) -> str:
         """SHA-256 of all weights: two models of one fingerprint compute the same."""

@@ -1,17 +1,14 @@
 """ConViT (arXiv 2103.10697) on grids of any height and width, without an N x N matrix of positions."""
 
-from collections.abc import Sequence
-
 import torch
 from timm.layers import resample_abs_pos_embed
 from timm.models.convit import GPSA, MHSA, Block
 from torch import Tensor
 
-from adapters.base import BackboneAdapter
+from adapters.base import BackboneAdapter, TrunkOutput
 from adapters.kernels.long_attention import attend
 from adapters.registry import register_model
-from adapters.trunk.patches import forget_size
-from adapters.trunk.surgery import graft
+from adapters.trunk.surgery import forget_size, graft
 
 
 class GatedPositionalAttention(GPSA):
@@ -112,7 +109,7 @@ class ConViTAdapter(BackboneAdapter):
             else:
                 graft(block.attn, SelfAttention)
 
-    def forward_trunk(self, image: Tensor) -> Sequence[Tensor]:
+    def forward_trunk(self, image: Tensor) -> TrunkOutput:
         trunk = self.trunk
         stride = self.pad_multiple
         grid = (image.shape[-2] // stride, image.shape[-1] // stride)
@@ -130,4 +127,4 @@ class ConViTAdapter(BackboneAdapter):
                 if self.out_norm:
                     patches = trunk.norm(patches)
                 maps.append(patches.transpose(1, 2).unflatten(2, grid))
-        return maps
+        return maps, trunk.norm(tokens) if self.keep_head else None

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import threading
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
@@ -10,34 +11,36 @@ from timm.models.nest import NestLevel
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException
 
-from adapters.any_size import blueprints
-from adapters.any_size.nest import RectangularLevel
 from adapters.any_size.padding_search import EXPECTED_ERRORS, Geometry, NoGeometryError, find_geometry
-from adapters.any_size.sized_trunk import SizedTrunk, caches_of
-from adapters.base import BackboneAdapter
+from adapters.any_size.sized_trunk import SizedTrunk
+from adapters.any_size.timm_exceptions import RectangularLevel, build_at_size
+from adapters.base import BackboneAdapter, TrunkOutput
 from adapters.kernels.long_attention import redirect_attention
 from adapters.levels import Level
 from adapters.trunk.build import UnsupportedSizingError, build_trunk
-from adapters.trunk.crossvit import finish_in_first_branch
-from adapters.trunk.probing import Removal, everything_trainable, parameters_behind, probe, remove_unused
-from adapters.trunk.recompute import checkpoint_blocks
-from adapters.trunk.surgery import graft
+from adapters.trunk.probing import everything_trainable, parameters_behind, probe
+from adapters.trunk.pruning import Removal, finish_in_first_branch, remove_unused
+from adapters.trunk.recompute import recompute_blocks
+from adapters.trunk.surgery import graft, switch_off_bias_caches
 
 #: What timm's classes call a free image size, most capable first.
 SIZINGS: tuple[Mapping[str, Any], ...] = ({"dynamic_img_size": True}, {"strict_img_size": False}, {})
 
 Size = tuple[int, int]
 
-#: What building has found out, for the next adapter of the same model: how it is padded and what it has no use for, and
-#: what an image size changes in it. A detector's config is built several times before training starts.
-_KNOWN_PLANS: dict[Hashable, tuple[Geometry, Removal]] = {}
-_KNOWN_SIZED: dict[Hashable, SizedTrunk | None] = {}
-_MOST_KNOWN = 16
+#: Padding and removals by model, and what an image size changes in it, since a config builds its backbone up to four
+#: times before training starts.
+_PLAN_CACHE: dict[Hashable, tuple[Geometry, Removal]] = {}
+_SIZED_TRUNK_CACHE: dict[Hashable, SizedTrunk | None] = {}
+_CACHED_MODELS = 16
+_CACHE_LOCK = threading.Lock()
 
 
-def _forget_oldest(known: dict[Hashable, Any]) -> None:
-    while len(known) > _MOST_KNOWN:
-        del known[next(iter(known))]
+def _remember(cache: dict[Hashable, Any], key: Hashable, value: Any) -> None:
+    with _CACHE_LOCK:
+        cache[key] = value
+        while len(cache) > _CACHED_MODELS:
+            del cache[next(iter(cache))]
 
 
 class GenericAdapter(BackboneAdapter):
@@ -57,8 +60,6 @@ class GenericAdapter(BackboneAdapter):
     #: For models without a free size; None for the others.
     sized_trunk: SizedTrunk | None = None
     geometry: Geometry | None = None
-    #: Modules, by name, and their dicts of what timm keeps from pass to pass in eval mode.
-    caches: Sequence[tuple[str, str]] = ()
 
     def build_trunk(self, drop_path_rate: float) -> nn.Module:
         for sizing in SIZINGS:
@@ -73,15 +74,16 @@ class GenericAdapter(BackboneAdapter):
                 )
             if "dynamic_img_size" not in sizing:
                 key = self._build_key()
-                if key not in _KNOWN_SIZED:
-                    _KNOWN_SIZED[key] = self._find_sized_trunk(trunk)
-                    _forget_oldest(_KNOWN_SIZED)
-                self.sized_trunk = copy.deepcopy(_KNOWN_SIZED[key])
+                known = _SIZED_TRUNK_CACHE.get(key, _SIZED_TRUNK_CACHE)
+                if known is _SIZED_TRUNK_CACHE:  # None is an answer, too
+                    known = self._find_sized_trunk(trunk)
+                    _remember(_SIZED_TRUNK_CACHE, key, known)
+                self.sized_trunk = copy.deepcopy(known)
             return trunk
         raise AssertionError("the last sizing asks timm for nothing")
 
     def read_stage_levels(self) -> tuple[Level, ...]:
-        """Of a model with several branches (CrossViT), the blocks of the first, whose patches are the finest."""
+        """Return the levels of all blocks, those of the first branch of CrossViT, whose patches are the finest."""
         return super().read_stage_levels()[: getattr(self.trunk, "num_feature_blocks", None)]
 
     @property
@@ -94,32 +96,29 @@ class GenericAdapter(BackboneAdapter):
         assert self.geometry is not None
         return self.geometry.before, self.geometry.after
 
-    def _cut_dead_ends(self) -> None:
-        """Leave out what runs and does not reach any map."""
-        finish_in_first_branch(self.trunk)
-
     def adapt_trunk(self) -> None:
-        if hasattr(self.trunk, "prune_intermediate_layers"):
-            super().adapt_trunk()
-        self._cut_dead_ends()
+        if not self.keep_head:
+            if hasattr(self.trunk, "prune_intermediate_layers"):
+                super().adapt_trunk()
+            finish_in_first_branch(self.trunk)
+        switch_off_bias_caches(self.trunk)
         for module in self.trunk.modules():
             if type(module) is NestLevel:
                 graft(module, RectangularLevel)
-        key = (self._build_key(), self.out_indices, self.out_norm)
-        known = _KNOWN_PLANS.get(key)
+        key = (self._build_key(), self.out_indices, self.out_norm, self.keep_head)
+        known = _PLAN_CACHE.get(key)
         if known is None:
             self.geometry = self._find_geometry([self.stage_levels[index] for index in self.out_indices])
-            _KNOWN_PLANS[key] = self.geometry, self._remove_unused()
-            _forget_oldest(_KNOWN_PLANS)
+            removal = Removal() if self.keep_head else self._remove_unused()
+            _remember(_PLAN_CACHE, key, (self.geometry, removal))
         else:
             self.geometry = known[0]
             known[1].apply(self.trunk)
-        self.caches = [(name, key) for name, part in self.trunk.named_modules() if name for key in caches_of(part)]
         if self.with_cp:
-            checkpoint_blocks(self.trunk)
+            recompute_blocks(self.trunk)
 
     def _build_key(self) -> Hashable:
-        """What decides about the structure of the trunk."""
+        """Name all that decides about the structure of the full trunk."""
         return self.model_name, self.in_channels, repr(sorted(self.trunk_arguments.items()))
 
     def _remove_unused(self) -> Removal:
@@ -131,35 +130,27 @@ class GenericAdapter(BackboneAdapter):
         shapes = [feature_map.shape for feature_map in maps]
         return remove_unused(self.trunk, used, still_runs=lambda: self._shapes(size) == shapes)
 
-    def forward_trunk(self, image: Tensor) -> Sequence[Tensor]:
-        maps = self._all_cells(image)
+    def forward_trunk(self, image: Tensor) -> TrunkOutput:
+        maps, final = self._run_trunk(image)
         skips = self.geometry.skips if self.geometry is not None else ()
-        return [m[..., skip:, skip:] for m, skip in zip(maps, skips, strict=True)] if any(skips) else maps
+        if any(skips):
+            maps = [feature_map[..., skip:, skip:] for feature_map, skip in zip(maps, skips, strict=True)]
+        return maps, final
 
-    def _all_cells(self, image: Tensor) -> Sequence[Tensor]:
-        """The maps of the trunk, those cells included that lie in the margin."""
+    def _run_trunk(self, image: Tensor) -> TrunkOutput:
+        """Run the trunk as timm would build it for an image ``(B, C, H, W)``; its maps have the margins' cells, too."""
         trunk = self.trunk
         if self.sized_trunk is not None:
             trunk = self.sized_trunk.at(trunk, (image.shape[-2], image.shape[-1]))
-        elif self.caches:
-            self._empty_caches()
         with redirect_attention(trunk, image):
-            return trunk.forward_intermediates(
-                image, indices=list(self.out_indices), norm=self.out_norm, stop_early=True, intermediates_only=True
-            )
-
-    @torch.compiler.disable
-    def _empty_caches(self) -> None:
-        """What TinyViT keeps is stale after a change of its parameters, and useless to a pass with gradients."""
-        for name, attribute in self.caches:
-            setattr(self.trunk.get_submodule(name), attribute, {})
+            return self.forward_intermediates(trunk, image)
 
     def _find_sized_trunk(self, trunk: nn.Module) -> SizedTrunk | None:
-        """None where an image size changes nothing in the model that timm builds."""
-        blueprint = functools.partial(blueprints.draw, self.model_name, self.in_channels, self.trunk_arguments)
+        """Return None where an image size changes nothing in the model that timm builds."""
+        build = functools.partial(build_at_size, self.model_name, self.in_channels, self.trunk_arguments)
         native = self._native_size(trunk)
         try:
-            sized = SizedTrunk(blueprint, native)
+            sized = SizedTrunk(build, native)
             return sized if sized.differs_at((native[0] + 64, native[1] + 128)) else None
         except UnsupportedSizingError:
             return None
@@ -167,15 +158,15 @@ class GenericAdapter(BackboneAdapter):
             raise ValueError(self._refusal(str(error), native)) from error
 
     def _run(self, size: Size) -> list[Tensor]:
-        """The maps at a size, without data where the model allows it."""
+        """Return the maps at a size, without data where the model allows it."""
         shape = (1, self.in_channels, *size)
         try:
-            return probe(self, lambda adapter, image: adapter._all_cells(image), shape)
+            return probe(self, lambda adapter, image: adapter._run_trunk(image)[0], shape)
         except DataDependentOutputException:
-            return probe(self, lambda adapter, image: adapter._all_cells(image), shape, real=True)
+            return probe(self, lambda adapter, image: adapter._run_trunk(image)[0], shape, real=True)
 
     def _shapes(self, size: Size) -> list[torch.Size]:
-        """Of the maps at a size; none where the trunk fails."""
+        """Return the shapes of the maps at a size; none where the trunk fails."""
         try:
             return [feature_map.shape for feature_map in self._run(size)]
         except EXPECTED_ERRORS:

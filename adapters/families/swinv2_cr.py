@@ -11,7 +11,7 @@ from adapters.base import BackboneAdapter
 from adapters.kernels.linear import linear
 from adapters.kernels.packed_attention import attend_packed
 from adapters.registry import register_model
-from adapters.trunk.memo import Reuse
+from adapters.trunk.memo import Memo
 from adapters.trunk.surgery import graft
 from adapters.windows.attention import attend_in_windows
 from adapters.windows.partition import Axis
@@ -24,7 +24,7 @@ class WindowAttention(WindowMultiHeadAttention):
     """Scaled cosine attention with a log-spaced position bias, for windows of any extent."""
 
     #: Position biases by the window's extent.
-    biases: Reuse
+    biases: Memo
 
     def attend(self, tokens: Tensor, batch: int, rows: Axis, columns: Axis) -> Tensor:
         """Attend within windows, ``(B * H * W, C)`` -> the same shape, before the output projection."""
@@ -135,4 +135,4 @@ class SwinV2CrAdapter(BackboneAdapter):
             stage.grad_checkpointing = self.with_cp
             for block in stage.blocks:
                 graft(block, AnySizeBlock).full_window = window
-                graft(block.attn, WindowAttention).biases = Reuse()
+                graft(block.attn, WindowAttention).biases = Memo()

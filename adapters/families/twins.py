@@ -1,13 +1,11 @@
 """Twins PCPVT and SVT (arXiv 2104.13840) for dense prediction."""
 
-from collections.abc import Sequence
-
 import torch
 from timm.models.twins import GlobalSubSampleAttn, LocallyGroupedAttn, PosConv
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
-from adapters.base import AdapterOptions, BackboneAdapter
+from adapters.base import AdapterOptions, BackboneAdapter, TrunkOutput
 from adapters.kernels.linear import linear
 from adapters.kernels.long_attention import attend
 from adapters.kernels.packed_attention import attend_packed
@@ -120,6 +118,11 @@ class TwinsAdapter(BackboneAdapter):
             )
         self.window_padding = window_padding
         self.with_stage_norm = stage_norm
+        if stage_norm and options.get("keep_head"):
+            raise ValueError(
+                "stage_norm=True and keep_head=True exclude each other: timm's classification model has no norms after "
+                "its stages."
+            )
         super().__init__(model_name, **options)
 
     def adapt_trunk(self) -> None:
@@ -144,8 +147,9 @@ class TwinsAdapter(BackboneAdapter):
             # 1e-6 is the eps of every norm in the original dense code, and of timm's block norms.
             self.stage_norms = nn.ModuleList(nn.LayerNorm(count, eps=1e-6) for count in channels)
 
-    def forward_trunk(self, image: Tensor) -> Sequence[Tensor]:
+    def forward_trunk(self, image: Tensor) -> TrunkOutput:
         maps = []
+        final = None
         x = image.contiguous(memory_format=torch.channels_last)  # so that the tokens need no copy
         stages = zip(
             self.trunk.patch_embeds, self.trunk.pos_drops, self.trunk.blocks, self.trunk.pos_block, strict=True
@@ -159,12 +163,13 @@ class TwinsAdapter(BackboneAdapter):
                     tokens = position(tokens, size)
             if self.stage_norms is not None:
                 tokens = self.stage_norms[index](tokens)
-            if self.out_norm and index == len(self.trunk.blocks) - 1:
-                tokens = self.trunk.norm(tokens)
+            if (self.out_norm or self.keep_head) and index == len(self.trunk.blocks) - 1:
+                final = self.trunk.norm(tokens)
+                tokens = final if self.out_norm else tokens
             x = as_map(tokens, size)
             if index in self.out_indices:
                 maps.append(x)
-        return maps
+        return maps, final
 
     def part_names(self) -> list[list[str]]:
         parts = super().part_names()

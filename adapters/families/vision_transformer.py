@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
-from adapters.base import AdapterOptions, BackboneAdapter
+from adapters.base import AdapterOptions, BackboneAdapter, TrunkOutput
 from adapters.kernels.long_attention import redirect_attention
 from adapters.levels import resolve_indices, spread_blocks
 from adapters.registry import register_model
-from adapters.trunk.patches import forget_size
 from adapters.trunk.rotary_tables import keep_tables
+from adapters.trunk.surgery import forget_size
 from adapters.windows.vit_blocks import WindowedRunner
 
 
@@ -68,7 +68,7 @@ class VisionTransformerAdapter(BackboneAdapter):
         keep_tables(getattr(self.trunk, "rope", None))
         forget_size(self.trunk.patch_embed)
 
-    def forward_trunk(self, image: Tensor) -> Sequence[Tensor]:
+    def forward_trunk(self, image: Tensor) -> TrunkOutput:
         trunk = self.trunk
         grid = trunk.patch_embed.dynamic_feat_size(image.shape[-2:])
         tokens = trunk.patch_embed(image)
@@ -93,7 +93,7 @@ class VisionTransformerAdapter(BackboneAdapter):
                     if self.out_norm:
                         patches = trunk.fc_norm(trunk.norm(patches))
                     maps.append(patches.transpose(1, 2).unflatten(2, grid))
-        return maps
+        return maps, trunk.norm(tokens) if self.keep_head else None
 
     def _resolve_global_blocks(self, depth: int) -> tuple[int, ...]:
         """Return the blocks that attend the whole image, of a trunk that is not pruned yet."""

@@ -21,11 +21,14 @@ class FusedMlp(Mlp):
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply both layers, ``(..., C)`` -> ``(..., C')``."""
-        gelu = gelu_kind(self.act)
         dropping = self.training or self.drop1.training or self.drop2.training
-        dtype = None if gelu is None or dropping else product_dtype(x, self.fc1, self.fc2)
+        # The dtype first: it is None where a graph is made, which cannot follow the other questions.
+        dtype = None if dropping else product_dtype(x, self.fc1, self.fc2)
+        if dtype is None:
+            return super().forward(x)
+        gelu = gelu_kind(self.act)
         others = ((self.drop1, nn.Dropout), (self.norm, nn.Identity), (self.drop2, nn.Dropout))
-        if dtype is None or not all(is_untouched(layer, cls) for layer, cls in others):
+        if gelu is None or not all(is_untouched(layer, cls) for layer, cls in others):
             return super().forward(x)
         first, second = cast_weights(self.fc1, dtype), cast_weights(self.fc2, dtype)
         tokens = x.reshape(-1, x.shape[-1])

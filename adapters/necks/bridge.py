@@ -1,4 +1,4 @@
-"""From a backbone's levels to the very maps that another backbone gave: the neck that fits what cannot be set.
+"""A neck that turns a backbone's levels into maps of given channels and strides, for heads that cannot be rewritten.
 
 Some configs have parts whose channels are fixed in code (a C4 detector's ``shared_head`` wants 1024 at stride 16), or
 read maps that no classification model has (two of stride 4 for CornerNet, one of stride 1 for ERFNet's head). Before

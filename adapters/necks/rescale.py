@@ -20,7 +20,7 @@ Conv = TypeVar("Conv", nn.Conv2d, nn.ConvTranspose2d)
 
 
 def is_power_of_two_apart(stride: int, other: int) -> bool:
-    """Whether one stride is the other one times 1, 2, 4, 8 and so on."""
+    """Tell whether one stride is the other one times 1, 2, 4, 8 and so on."""
     small, large = sorted((stride, other))
     ratio, rest = divmod(large, small)
     return rest == 0 and ratio & (ratio - 1) == 0
@@ -111,7 +111,7 @@ class Resample(nn.Module):
 
 
 def make_resample(in_stride: int, out_strides: Sequence[int]) -> tuple[nn.Module, int]:
-    """What brings a map within powers of two of ``out_strides``, and the stride that it then has.
+    """Make the layer that brings a map within powers of two of ``out_strides``; return it with the stride that follows.
 
     The new stride is the nearest to ``in_stride``, by ratio, among the first of ``out_strides`` times 1, 2, 4
     and so on: 16 for patches of 14 and levels from 4. Where nothing needs resampling, that is an identity.

@@ -7,14 +7,11 @@ from timm.models import group_parameters
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-#: Parameters that timm's groups place wrongly or not at all: what comes right after the stem, and what serves all
-#: blocks or comes after them.
-WITH_THE_STEM = ("norm_pre.", "reg_token")
-WITH_THE_LAST = ("fc_norm.", "rope.")
+from adapters.trunk.layers import WITH_THE_LAST, WITH_THE_STEM
 
 
 def trunk_parts(trunk: Any) -> list[list[str]]:
-    """Names of the trunk's parameters, stem first, then one list per stage (or per block of a token model).
+    """Group the names of the trunk's parameters, stem first, then one list per stage (or per block of a token model).
 
     The grouping is timm's own (``group_matcher``), the one that layer-wise learning-rate decay uses; the few models
     without it are grouped by the list that holds their stages. A final norm belongs to the last stage, and so do rotary
@@ -39,7 +36,7 @@ def trunk_parts(trunk: Any) -> list[list[str]]:
 
 
 def _parts_by_container(trunk: nn.Module) -> list[list[str]]:
-    """The children of the list with the most parameters are the stages; what stands before them is the stem."""
+    """Take the children of the list with the most parameters as the stages, and what stands before them as the stem."""
     lists = {name: child for name, child in trunk.named_children() if isinstance(child, nn.Sequential | nn.ModuleList)}
     holder = max(lists, key=lambda name: sum(parameter.numel() for parameter in lists[name].parameters()))
     stages = [f"{holder}.{name}." for name, _ in lists[holder].named_children()]
@@ -62,16 +59,16 @@ def freeze(module: nn.Module, names: Sequence[str]) -> list[str]:
     for name, parameter in module.named_parameters():
         if name in frozen:
             parameter.requires_grad_(False)
-    still = []
+    eval_modules = []
     for prefix, child in module.named_modules():
         held = [f"{prefix}.{name}" for name, _ in child.named_parameters()] if prefix else []
-        if (held and frozen.issuperset(held)) or _embedding(prefix) in still:
-            still.append(prefix)
-    return still
+        if (held and frozen.issuperset(held)) or _embedding(prefix) in eval_modules:
+            eval_modules.append(prefix)
+    return eval_modules
 
 
 def _embedding(name: str) -> str:
-    """The patch embedding that a dropout comes after; timm keeps the two side by side."""
+    """Return the patch embedding that a dropout comes after; timm keeps the two side by side."""
     parent, _, own = name.rpartition(".")
     if own in ("pos_drop", "patch_drop"):
         return f"{parent}.patch_embed"
@@ -79,5 +76,5 @@ def _embedding(name: str) -> str:
 
 
 def batch_norms(module: nn.Module) -> list[nn.Module]:
-    """The layers that ``norm_eval`` keeps in eval mode: those with running statistics."""
+    """List the layers that ``norm_eval`` keeps in eval mode: those with running statistics."""
     return [child for child in module.modules() if isinstance(child, _BatchNorm)]

@@ -1,19 +1,37 @@
-"""Which layer each parameter of a backbone belongs to, counted from the image, by timm's own grouping."""
+"""The layer of each parameter of a backbone, counted from the image, by timm's own grouping."""
 
 import fnmatch
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, Protocol
 
 from timm.models._manipulate import group_with_matcher
 from timm.optim import auto_group_layers
+from torch import nn
 
-from adapters.base import BackboneAdapter
-from adapters.trunk.freezing import WITH_THE_LAST, WITH_THE_STEM
+#: Parameters that timm's groups place wrongly or not at all: those right after the stem, and those that serve all
+#: blocks or come after them.
+WITH_THE_STEM = ("norm_pre.", "reg_token")
+WITH_THE_LAST = ("fc_norm.", "rope.")
 
-#: A name that no trunk has. timm puts what its matcher does not know into the group of the head.
+#: A made-up parameter name. timm's matchers put unknown names into the head's group, so its group is the head's number.
 HEAD = "dense_prediction_head.weight"
 
 
-def layer_numbers(adapter: BackboneAdapter) -> tuple[dict[str, int], int]:
+class Grouped(Protocol):
+    """The part of an adapter that is asked for here."""
+
+    trunk: Any
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Name the adapter's parameters, as torch does."""
+        ...
+
+    def part_names(self) -> list[list[str]]:
+        """Group their names: the stem, then one list per stage or block."""
+        ...
+
+
+def layer_numbers(adapter: Grouped) -> tuple[dict[str, int], int]:
     """Number the layers of a backbone: 0 is the stem, the largest is that of the neck and the heads.
 
     The layers are those of what is left of the trunk: where stages or blocks were pruned, the last one that is left
@@ -64,7 +82,7 @@ def trunk_layers(trunk: Any) -> tuple[dict[str, int], int]:
 
 
 def names_without_decay(trunk: Any) -> set[str]:
-    """Names of the parameters that timm's ``no_weight_decay`` spares weight decay (it may list patterns)."""
+    """Name the parameters that timm's ``no_weight_decay`` spares weight decay (it may list patterns)."""
     patterns = tuple(trunk.no_weight_decay()) if hasattr(trunk, "no_weight_decay") else ()
     names = [name for name, _ in trunk.named_parameters()]
     return {name for name in names if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)}

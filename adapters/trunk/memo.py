@@ -1,5 +1,6 @@
-"""Keeping what depends on parameters alone from one forward pass to the next, while they stay what they were."""
+"""A memory, from pass to pass, of values that depend on parameters alone."""
 
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 @dataclass(frozen=True)
 class _Kept:
-    """A result, and what its parameters were.
+    """A result, and the parameters that it was computed from.
 
     Attributes:
         parameters: aliases, which keep the memory from being given to another tensor.
@@ -34,10 +35,10 @@ class _Kept:
         return self.contents is None or all(map(torch.equal, self.contents, parameters))
 
 
-class Reuse:
-    """A small memory for results of small networks, in passes without gradients.
+class Memo:
+    """A memory of values computed from parameters, in inference, until the parameters change.
 
-    A result is used again while its parameters are the same memory and torch has counted no change to them. Edits
+    A parameter has changed where it is other memory, or where torch has counted a change to it in place. Edits
     through ``parameter.data``, which torch does not count (mmengine's EMA swaps weights that way), are found by
     comparing contents on the CPU; elsewhere that would make the host wait, so the owner calls :meth:`clear` whenever
     the mode is set, which mmengine's loops do after every such swap.
@@ -46,9 +47,10 @@ class Reuse:
     def __init__(self, limit: int = 4) -> None:
         self._limit = limit
         self._kept: OrderedDict[Hashable, _Kept] = OrderedDict()
+        self._lock = threading.Lock()
 
     def get(self, key: Hashable, parameters: Sequence[Tensor], compute: Callable[[], Tensor]) -> Tensor:
-        """``compute()``, or its result of an earlier call with the same key and unchanged parameters.
+        """Return ``compute()``, of any shape, or its earlier result for the same key and unchanged parameters.
 
         Args:
             key: whatever else the result depends on.
@@ -62,25 +64,31 @@ class Reuse:
         device = parameters[0].device.type
         autocast = device != "meta" and torch.is_autocast_enabled(device)
         key = (key, autocast and torch.get_autocast_dtype(device))
-        kept = self._kept.get(key)
+        with self._lock:
+            kept = self._kept.get(key)
+            if kept is not None:
+                self._kept.move_to_end(key)
         if kept is not None and kept.holds(parameters):
-            self._kept.move_to_end(key)
             return kept.result
         result = compute()
         aliases = [parameter.detach() for parameter in parameters]
         contents = [alias.clone() for alias in aliases] if aliases[0].device.type == "cpu" else None
-        self._kept[key] = _Kept(aliases, [parameter._version for parameter in parameters], contents, result)
-        while len(self._kept) > self._limit:
-            self._kept.popitem(last=False)
+        new = _Kept(aliases, [parameter._version for parameter in parameters], contents, result)
+        with self._lock:
+            self._kept[key] = new
+            self._kept.move_to_end(key)
+            while len(self._kept) > self._limit:
+                self._kept.popitem(last=False)
         return result
 
     def clear(self) -> None:
         """Forget everything."""
-        self._kept.clear()
+        with self._lock:
+            self._kept.clear()
 
-    def __deepcopy__(self, memo: dict[int, object]) -> "Reuse":
-        """A copy of a model has parameters of its own, and starts afresh."""
-        return Reuse(self._limit)
+    def __deepcopy__(self, memo: dict[int, object]) -> "Memo":
+        """Return an empty memory: a copy of a model has parameters of its own."""
+        return Memo(self._limit)
 
-    def __reduce__(self) -> tuple[type["Reuse"], tuple[int]]:
-        return Reuse, (self._limit,)
+    def __reduce__(self) -> tuple[type["Memo"], tuple[int]]:
+        return Memo, (self._limit,)

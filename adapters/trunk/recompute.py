@@ -1,33 +1,32 @@
-"""Gradient checkpointing for trunks of timm's, also where timm refuses it."""
+"""Gradient checkpointing of timm's trunks, where timm refuses it too: activations are recomputed in the backward pass.
 
-import functools
+"Checkpoint" means a file of weights in this package; recomputation is called so only where torch and timm do.
+"""
+
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.utils.checkpoint
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from adapters.trunk.surgery import graft
+from adapters.trunk.surgery import graft_methods
 
 
-def checkpoint_blocks(trunk: Any) -> None:
+def recompute_blocks(trunk: Any) -> None:
     """Switch on timm's own gradient checkpointing, or ours around each of the trunk's blocks where timm refuses."""
     try:
         trunk.set_grad_checkpointing(True)
     except (AssertionError, AttributeError, NotImplementedError):  # timm's ways of refusing, one for each generation
         blocks = _blocks(trunk)
         for block in blocks:
-            cls: Any = type(block)
-            graft(block, _checkpointed(cls))
-        for run in () if blocks else _runs(trunk):
-            _checkpoint_run(run)
+            graft_methods(block, _recomputed)
+        for layers in () if blocks else _layers_between_poolings(trunk):
+            _recompute_together(layers)
 
 
-@functools.cache
-def _checkpointed(cls: Any) -> type[nn.Module]:
-    """A subclass that recomputes its forward pass during the backward pass."""
-
+def _recomputed(cls: Any) -> dict[str, Callable[..., Any]]:
     def forward(self: nn.Module, *arguments: Any, **named: Any) -> Any:
         if not torch.is_grad_enabled():
             return cls.forward(self, *arguments, **named)
@@ -37,54 +36,49 @@ def _checkpointed(cls: Any) -> type[nn.Module]:
             copies = (list(value) if isinstance(value, list) else value for value in arguments)
             return cls.forward(self, *copies, **named)
 
-        return torch.utils.checkpoint.checkpoint(run, *arguments, use_reentrant=False, **named)
+        return checkpoint(run, *arguments, use_reentrant=False, **named)
 
-    return type(f"Checkpointed{cls.__name__}", (cls,), {"forward": forward})
+    return {"forward": forward}
 
 
 def _blocks(trunk: nn.Module) -> list[nn.Module]:
-    """The stages or blocks: what the trunk's containers hold, and its other children, as far as they have layers."""
+    """Return the stages or blocks: children of the trunk's containers, and its other children, that have layers."""
     blocks: list[nn.Module] = []
     for child in trunk.children():
         blocks += child.children() if isinstance(child, nn.Sequential | nn.ModuleList) else [child]
     return [block for block in blocks if any(True for _ in block.children()) and any(True for _ in block.parameters())]
 
 
-def _runs(trunk: nn.Module) -> list[list[nn.Module]]:
-    """Layers between two poolings, of trunks that are one list of layers (VGG), whose maps come before a pooling."""
-    runs: list[list[nn.Module]] = []
+def _layers_between_poolings(trunk: nn.Module) -> list[list[nn.Module]]:
+    """Group the layers of trunks that are one list of layers (VGG), whose maps come before a pooling."""
+    groups: list[list[nn.Module]] = []
     for container in trunk.children():
         layers = list(container.children()) if isinstance(container, nn.Sequential) else []
-        for pools, run in itertools.groupby(layers, lambda layer: isinstance(layer, nn.MaxPool2d | nn.AvgPool2d)):
-            runs += [] if pools else [list(run)]
-    return [run for run in runs if any(True for layer in run for _ in layer.parameters())]
+        for pools, group in itertools.groupby(layers, lambda layer: isinstance(layer, nn.MaxPool2d | nn.AvgPool2d)):
+            groups += [] if pools else [list(group)]
+    return [group for group in groups if any(True for layer in group for _ in layer.parameters())]
 
 
-def _checkpoint_run(run: list[nn.Module]) -> None:
+def _recompute_together(layers: list[nn.Module]) -> None:
     """Have the first layer run all, recomputed in the backward pass, and the others hand on what they get."""
-    classes: list[Any] = [type(layer) for layer in run]
-    for layer, cls in list(zip(run, classes, strict=True))[1:]:
-        graft(layer, _handing_on(cls))
-    first: Any = graft(run[0], _running_all(classes[0]))
-    first.run = tuple(zip((cls.forward for cls in classes), run, strict=True))
+    forwards = [type(layer).forward for layer in layers]
+    for layer in layers[1:]:
+        graft_methods(layer, _handing_on)
+    first: Any = graft_methods(layers[0], _running_all)
+    first.recomputed_together = tuple(zip(forwards, layers, strict=True))  # a tuple registers no children
 
 
-@functools.cache
-def _handing_on(cls: Any) -> type[nn.Module]:
-    def forward(_: nn.Module, x: Tensor) -> Tensor:
-        return x
-
-    return type(f"HandingOn{cls.__name__}", (cls,), {"forward": forward})
+def _handing_on(_: Any) -> dict[str, Callable[..., Any]]:
+    return {"forward": lambda _self, x: x}
 
 
-@functools.cache
-def _running_all(cls: Any) -> type[nn.Module]:
+def _running_all(_: Any) -> dict[str, Callable[..., Any]]:
     def forward(self: Any, x: Tensor) -> Tensor:
         def run(x: Tensor) -> Tensor:
-            for forward, layer in self.run:
+            for forward, layer in self.recomputed_together:
                 x = forward(layer, x)
             return x
 
-        return torch.utils.checkpoint.checkpoint(run, x, use_reentrant=False) if torch.is_grad_enabled() else run(x)
+        return checkpoint(run, x, use_reentrant=False) if torch.is_grad_enabled() else run(x)
 
-    return type(f"RunningAll{cls.__name__}", (cls,), {"forward": forward})
+    return {"forward": forward}

@@ -11,7 +11,7 @@ import torch
 from timm.layers import RotaryEmbeddingCat, RotaryEmbeddingDinoV3
 from torch import Tensor, nn
 
-from adapters.trunk.memo import Reuse
+from adapters.trunk.memo import Memo
 from adapters.trunk.surgery import graft
 
 #: Grids whose tables are kept.
@@ -21,7 +21,7 @@ GRIDS = 8
 class _KeepsTables(nn.Module):
     """Over a rotary embedding of timm's: a table for each grid, made once."""
 
-    tables: Reuse
+    tables: Memo
 
     def get_embed(self, shape: Any = None, dtype: torch.dtype | None = None) -> Tensor:
         """``(H * W, 2 d)`` of the grid ``shape``, sines and cosines."""
@@ -48,4 +48,4 @@ def keep_tables(rotary: nn.Module | None) -> None:
     """Have a rotary embedding of timm's keep its tables, if it is of a kind whose tables can be kept."""
     kept: Any = _KEPT.get(type(rotary))
     if rotary is not None and kept is not None:
-        graft(rotary, kept).tables = Reuse(GRIDS)
+        graft(rotary, kept).tables = Memo(GRIDS)

@@ -5,7 +5,7 @@ import http.client
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlparse
@@ -84,17 +84,11 @@ def one_process_at_a_time(name: str) -> Iterator[None]:
     Where the cache may not be written to there is nothing to download either, and all go through.
     """
     folder = cache_folder()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(str(folder / f"{name}.lock"))
-        lock.acquire()
-    except (OSError, NotImplementedError):
+    with ExitStack() as stack:
+        with suppress(OSError, NotImplementedError):
+            folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(FileLock(str(folder / f"{name}.lock")))
         yield
-        return
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def download(url: str) -> Path:

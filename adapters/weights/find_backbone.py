@@ -75,7 +75,7 @@ class Candidate:
     keys: frozenset[str]
 
 
-def strip_prefix(tensors: Mapping[str, Tensor], prefix: str) -> StateDict:
+def strip_prefix(tensors: StateDict, prefix: str) -> StateDict:
     """Return the tensors whose names begin with ``prefix``, without it."""
     return {key[len(prefix) :]: tensor for key, tensor in tensors.items() if key.startswith(prefix)}
 
@@ -186,7 +186,7 @@ def _ambiguous(prefixes: list[str], checkpoint: Checkpoint) -> ValueError:
     )
 
 
-def _same_tensors(one: Candidate, other: Candidate, tensors: Mapping[str, Tensor]) -> bool:
+def _same_tensors(one: Candidate, other: Candidate, tensors: StateDict) -> bool:
     if one.format_name != other.format_name:
         return False
     return all(_equal(tensors[key], tensors.get(other.prefix + key[len(one.prefix) :])) for key in one.keys)

@@ -9,11 +9,10 @@ original code have 1e-6, so that outputs differ by some 5e-6 of their size; no f
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from adapters.weights.file import StateDict
 
@@ -42,8 +41,8 @@ class Format:
 
     name: str
     title: str
-    read: Callable[[Mapping[str, Tensor]], StateDict]
-    write: Callable[[Mapping[str, Tensor]], tuple[StateDict, StateDict]]
+    read: Callable[[StateDict], StateDict]
+    write: Callable[[StateDict], tuple[StateDict, StateDict]]
     timm_modules: tuple[str, ...] = ()
     window_padding: str = "zero"
 
@@ -53,27 +52,27 @@ class Format:
 
 
 _TWINS_NAMES = re.compile(
-    r"(patch_embeds\.\d+\.(proj|norm)|blocks\.\d+\.\d+\.(norm1|norm2|attn\.\w+|mlp\.\w+)|pos_block\.\d+\.proj\.0|"
-    r"norm_list\.\d+)\.(weight|bias)"
+    r"(patch_embeds\.\d+\.(proj|norm)|pos_block\.\d+\.proj\.0|norm_list\.\d+|"
+    r"blocks\.\d+\.\d+\.(norm1|norm2|attn\.(qkv|q|kv|proj|sr|norm)|mlp\.(fc1|fc2)))\.(weight|bias)"
 )
 
 
-def is_twins(state: Mapping[str, Tensor]) -> bool:
+def is_twins(state: StateDict) -> bool:
     """Return whether timm's names in a state dict include some of Twins'."""
     return any(_TWINS_NAMES.fullmatch(key) for key in state)
 
 
-def _leave_out(state: Mapping[str, Tensor], *prefixes: str) -> tuple[StateDict, StateDict]:
+def _leave_out(state: StateDict, *prefixes: str) -> tuple[StateDict, StateDict]:
     """Split a state dict into the tensors whose names do not begin with a prefix, and those whose names do."""
     left = {key: tensor for key, tensor in state.items() if key.startswith(prefixes)}
     return {key: tensor for key, tensor in state.items() if key not in left}, left
 
 
-def _read_own(state: Mapping[str, Tensor]) -> StateDict:
+def _read_own(state: StateDict) -> StateDict:
     return {re.sub(r"^stage_norms\.", "norm_list.", key.removeprefix(TRUNK)): tensor for key, tensor in state.items()}
 
 
-def _write_own(state: Mapping[str, Tensor]) -> tuple[StateDict, StateDict]:
+def _write_own(state: StateDict) -> tuple[StateDict, StateDict]:
     def rename(key: str) -> str:
         own = re.sub(r"^norm_list\.", "stage_norms.", key)
         return own if own.startswith(("stage_norms.", PYRAMID)) else TRUNK + key
@@ -81,30 +80,13 @@ def _write_own(state: Mapping[str, Tensor]) -> tuple[StateDict, StateDict]:
     return {rename(key): tensor for key, tensor in state.items()}, {}
 
 
-#: timm's name of a module -> OpenMMLab's, ``#`` for a number, ``BLOCKS`` and ``NORMS`` for what the projects differ in.
-_OPENMMLAB_NAMES = (
-    ("patch_embeds.#.proj", "patch_embeds.#.projection"),
-    ("patch_embeds.#.norm", "patch_embeds.#.norm"),
-    ("pos_block.#.proj.0", "position_encodings.#.proj"),
-    ("blocks.#.#.norm1", "BLOCKS.#.#.norm1"),
-    ("blocks.#.#.norm2", "BLOCKS.#.#.norm2"),
-    ("blocks.#.#.mlp.fc1", "BLOCKS.#.#.ffn.layers.0.0"),
-    ("blocks.#.#.mlp.fc2", "BLOCKS.#.#.ffn.layers.1"),
-    ("blocks.#.#.attn.qkv", "BLOCKS.#.#.attn.qkv"),
-    ("blocks.#.#.attn.sr", "BLOCKS.#.#.attn.sr"),
-    ("blocks.#.#.attn.norm", "BLOCKS.#.#.attn.norm"),
-    ("norm_list.#", "NORMS"),
-)
-_UNFUSED_NAMES = tuple((f"blocks.#.#.attn.{part}", f"BLOCKS.#.#.attn.{part}") for part in ("q", "kv", "proj"))
-
-
 @dataclass(frozen=True)
-class _Dialect:
-    """The names that an OpenMMLab project gives to the modules of Twins.
+class _OpenMMLabTwins:
+    """The names that an OpenMMLab project gives to the parameters of Twins.
 
     Attributes:
         blocks: the list of stages.
-        norms: a norm after a stage.
+        norms: the beginning of the name of a norm after a stage.
         fused: global attention is an ``nn.MultiheadAttention``.
     """
 
@@ -113,36 +95,40 @@ class _Dialect:
     fused: bool
 
     @property
-    def names(self) -> list[tuple[str, str]]:
-        """Pairs of module names, timm's first."""
-        pairs = _OPENMMLAB_NAMES if self.fused else _OPENMMLAB_NAMES + _UNFUSED_NAMES
-        return [(timms, theirs.replace("BLOCKS", self.blocks).replace("NORMS", self.norms)) for timms, theirs in pairs]
+    def renames(self) -> list[tuple[str, str]]:
+        """Parts of names, timm's first, ``#`` for a number."""
+        return [
+            ("patch_embeds.#.proj.", "patch_embeds.#.projection."),
+            ("pos_block.#.proj.0.", "position_encodings.#.proj."),
+            ("norm_list.#.", f"{self.norms}#."),
+            ("blocks.#.#.mlp.fc1.", f"{self.blocks}.#.#.ffn.layers.0.0."),
+            ("blocks.#.#.mlp.fc2.", f"{self.blocks}.#.#.ffn.layers.1."),
+            ("blocks.#.#.", f"{self.blocks}.#.#."),
+        ]
 
-    def write(self, state: Mapping[str, Tensor]) -> tuple[StateDict, StateDict]:
+    def write(self, state: StateDict) -> tuple[StateDict, StateDict]:
         """Rename from timm's names; the second state dict holds what the project's backbone has no place for."""
         renamed: StateDict = {}
         left: StateDict = {}
         last, dense = _last_stage(state), "norm_list.0.weight" in state
         for key, tensor in state.items():
             attention = re.fullmatch(r"blocks\.(\d+\.\d+)\.attn\.(q|kv|proj)\.(weight|bias)", key)
-            if name := _rename(key, self.names):
-                renamed[name] = tensor
-            elif attention and self.fused:
-                block, part, kind = attention.groups()
-                prefix = f"{self.blocks}.{block}.attn"
-                if part == "proj":
-                    local = f"blocks.{block}.attn.qkv.weight" in state
-                    renamed[f"{prefix}.proj.{kind}" if local else f"{prefix}.attn.out_proj.{kind}"] = tensor
-                else:
-                    parts = [state[f"blocks.{block}.attn.{name}.{kind}"] for name in ("q", "kv")]
-                    renamed[f"{prefix}.attn.in_proj_{kind}"] = torch.cat(parts)
-            elif key.startswith("norm.") and not self.fused and not dense:
-                renamed[f"norm_after_stage{last}.{key.removeprefix('norm.')}"] = tensor
-            else:
+            if key.startswith("norm.") and not self.fused and not dense:
+                renamed[f"{self.norms}{last}.{key.removeprefix('norm.')}"] = tensor
+            elif not _TWINS_NAMES.fullmatch(key):
                 left[key] = tensor
+            elif self.fused and attention and f"blocks.{attention[1]}.attn.q.weight" in state:
+                prefix = f"{self.blocks}.{attention[1]}.attn.attn"
+                if attention[2] == "proj":
+                    renamed[f"{prefix}.out_proj.{attention[3]}"] = tensor
+                else:
+                    parts = [state[f"blocks.{attention[1]}.attn.{part}.{attention[3]}"] for part in ("q", "kv")]
+                    renamed[f"{prefix}.in_proj_{attention[3]}"] = torch.cat(parts)
+            else:
+                renamed[_rename(key, self.renames)] = tensor
         return renamed, left
 
-    def read(self, state: Mapping[str, Tensor]) -> StateDict:
+    def read(self, state: StateDict) -> StateDict:
         """Rename to timm's names; a name that is not of the backbone stays as it is.
 
         Attention that was built without biases (``qkv_bias=False``) gets biases of zero, which do the same: timm's
@@ -150,22 +136,21 @@ class _Dialect:
         """
         renamed: StateDict = {}
         last, dense = _last_stage(state), "norm_after_stage0.weight" in state
-        backwards = [(theirs, timms) for timms, theirs in self.names]
-        fused_names = rf"{self.blocks}\.(\d+\.\d+)\.attn\.(attn\.in_proj_|attn\.out_proj\.|proj\.)(weight|bias)"
+        backwards = [(theirs, timms) for timms, theirs in self.renames]
+        fused_names = rf"{self.blocks}\.(\d+\.\d+)\.attn\.attn\.(in_proj_|out_proj\.)(weight|bias)"
         for key, tensor in state.items():
-            attention = re.fullmatch(fused_names, key)
-            if self.fused and attention:
-                block, part, kind = attention.groups()
-                prefix = f"blocks.{block}.attn"
-                if part == "attn.in_proj_":
-                    sizes = (tensor.shape[0] // 3, 2 * (tensor.shape[0] // 3))
-                    renamed[f"{prefix}.q.{kind}"], renamed[f"{prefix}.kv.{kind}"] = tensor.split(sizes)
-                else:
-                    renamed[f"{prefix}.proj.{kind}"] = tensor
+            attention = re.fullmatch(fused_names, key) if self.fused else None
+            if attention and attention[2] == "in_proj_":
+                prefix, channels = f"blocks.{attention[1]}.attn", tensor.shape[0] // 3
+                query, key_value = tensor.split((channels, 2 * channels))
+                renamed[f"{prefix}.q.{attention[3]}"], renamed[f"{prefix}.kv.{attention[3]}"] = query, key_value
+            elif attention:
+                renamed[f"blocks.{attention[1]}.attn.proj.{attention[3]}"] = tensor
             elif key.startswith(f"norm_after_stage{last}.") and not self.fused and not dense:
                 renamed[f"norm.{key.split('.', 1)[1]}"] = tensor
             else:
-                renamed[_rename(key, backwards) or key] = tensor
+                timms = _rename(key, backwards)
+                renamed[timms if _TWINS_NAMES.fullmatch(timms) else key] = tensor
         for key in list(renamed):
             bias = key.removesuffix("weight") + "bias"
             if re.fullmatch(r"blocks\.\d+\.\d+\.attn\.(q|kv|qkv|proj)\.weight", key) and bias not in renamed:
@@ -173,30 +158,27 @@ class _Dialect:
         return renamed
 
 
-def _last_stage(state: Mapping[str, Tensor]) -> int:
+def _last_stage(state: StateDict) -> int:
     return max((int(key.split(".")[1]) for key in state if re.match(r"patch_embeds\.\d+\.", key)), default=0)
 
 
-def _rename(key: str, pairs: list[tuple[str, str]]) -> str | None:
-    """Rename a key by the first pair whose left side is the name of its module; return None where there is none."""
-    module, _, kind = key.rpartition(".")
+def _rename(key: str, pairs: list[tuple[str, str]]) -> str:
+    """Rename a key by the first pair whose left side begins it; a key that none begins stays as it is."""
     for left, right in pairs:
-        if match := re.fullmatch(left.replace(".", r"\.").replace("#", r"(\d+)"), module):
+        if match := re.match(re.escape(left).replace(r"\#", r"(\d+)"), key):
             for number in match.groups():
                 right = right.replace("#", number, 1)
-            return f"{right}.{kind}"
-    return None
+            return right + key[match.end() :]
+    return key
 
 
-_MMSEG_DIALECT = _Dialect("layers", "norm_list.#", fused=True)
-_MMPRETRAIN_DIALECT = _Dialect("stages", "norm_after_stage#", fused=False)
+_MMSEG_TWINS = _OpenMMLabTwins("layers", "norm_list.", fused=True)
+_MMPRETRAIN_TWINS = _OpenMMLabTwins("stages", "norm_after_stage", fused=False)
 
 ADAPTERS = Format("adapters", "this package's own", _read_own, _write_own)
 TIMM = Format("timm", "timm's", dict, lambda state: _leave_out(state, "norm_list.", PYRAMID))
 ORIGINAL = Format("original", "the original Twins code's", dict, lambda state: _leave_out(state, PYRAMID), ("twins",))
-MMSEG = Format("mmseg", "mmseg's", _MMSEG_DIALECT.read, _MMSEG_DIALECT.write, ("twins",), "mmseg")
-MMPRETRAIN = Format(
-    "mmpretrain", "mmpretrain's", _MMPRETRAIN_DIALECT.read, _MMPRETRAIN_DIALECT.write, ("twins",), "mmseg"
-)
+MMSEG = Format("mmseg", "mmseg's", _MMSEG_TWINS.read, _MMSEG_TWINS.write, ("twins",), "mmseg")
+MMPRETRAIN = Format("mmpretrain", "mmpretrain's", _MMPRETRAIN_TWINS.read, _MMPRETRAIN_TWINS.write, ("twins",), "mmseg")
 
 FORMATS: dict[str, Format] = {format.name: format for format in (ADAPTERS, TIMM, ORIGINAL, MMSEG, MMPRETRAIN)}

@@ -35,7 +35,14 @@ def resize(name: str, tensor: Tensor, target: Tensor, interpretation: Interpreta
 
 
 def resize_hint(name: str, tensor: Tensor, target: Tensor, interpretation: Interpretation) -> str:
-    """Return the end of a message about a tensor that :func:`resize` could not bring into the model's shape."""
+    """Return the remedy for a tensor that :func:`resize` could not bring into the model's shape, if there is one.
+
+    Args:
+        name: timm's name of it.
+        tensor: the checkpoint's, ``(1, L_old, C)`` or ``(O, C_old, k, k)`` where there is a remedy.
+        target: the model's, ``(1, L, C)`` or ``(O, C_in, k, k)``.
+        interpretation: the checkpoint.
+    """
     if name == "pos_embed" and tensor.ndim == 3 and tensor.shape[-1] == target.shape[-1]:
         return (
             "; no square grid has so many positions: say at which size it was trained, "

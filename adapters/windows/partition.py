@@ -53,7 +53,7 @@ class Axis:
         return (place >= self.padded - self.shift).long().masked_fill(is_pad, PAD)
 
     def groups(self, device: torch.device) -> Iterator[tuple[slice, Tensor]]:
-        """Yield the windows that need the same mask, with their labels: the unmasked together, each other by itself."""
+        """Yield windows that need the same mask, with their labels, ``(window,)``; all unmasked ones come together."""
         if self.unmasked_count:
             yield slice(0, self.unmasked_count), torch.zeros(self.window, dtype=torch.long, device=device)
         for index in range(self.unmasked_count, self.count):

@@ -14,10 +14,9 @@ from zoo import ZOO, image, randomise
 
 import adapters
 from adapters.any_size import sized_trunk
-from adapters.any_size.blueprints import absolute_offsets
-from adapters.any_size.nest import join_blocks, split_blocks
 from adapters.any_size.padding_search import Geometry, NoGeometryError, find_geometry
 from adapters.any_size.positions import resampling_of
+from adapters.any_size.timm_exceptions import absolute_offsets, join_blocks, split_blocks
 from adapters.levels import Level
 
 SIZED = [spec for spec in ZOO if spec.name in ("beit", "levit", "nest", "hiera", "crossvit", "pit")]

@@ -1,4 +1,4 @@
-"""``tools/convert_checkpoint.py``: every format to every other, what it tells, and what it refuses."""
+"""The convert command: every format to every other, the report, and errors in one line."""
 
 import itertools
 import subprocess
@@ -13,7 +13,7 @@ from mmengine.runner.checkpoint import load_checkpoint
 from safetensors.torch import load_file, save_file
 from small_checkpoints import PCPVT, SVT, StateDict, below, load_twins, mmseg_model, save, twins, vit, with_norms
 
-from adapters.commands.convert import main
+from adapters.commands.convert import main, make_parser
 from adapters.weights.file import read_file
 from adapters.weights.formats import FORMATS, LEFT_OUT
 
@@ -91,6 +91,10 @@ def test_what_was_kept_aside_does_not_disturb_mmengine_or_this_package(
     assert torch.equal(model.patch_embeds[0].projection.weight, MODEL["patch_embeds.0.proj.weight"])
     adapter = load_twins(str(tmp_path / "b.pth"), out_norm=True)
     assert torch.equal(adapter.trunk.norm.weight, MODEL["norm.weight"])
+
+
+def test_the_help_shows_an_example() -> None:
+    assert f"{make_parser().prog} twins_svt_small.pth svt_mmseg.pth --to mmseg" in make_parser().format_help()
 
 
 def test_safetensors_both_ways(tmp_path: Path, run) -> None:

@@ -1,4 +1,4 @@
-"""tools/extract_features.py and tools/visualize_features.py: their arguments, summaries and exit codes."""
+"""``dense-adapters extract``: its arguments, summaries and exit codes."""
 
 import signal
 import subprocess
@@ -10,13 +10,12 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from small_images import TINY, make_images, read_all
+from small_images import TINY, make_images
 
 import adapters
-from adapters.commands.extract import extract_features, options_of, parse_arguments
-from adapters.commands.visualize import visualize_features
+from adapters.commands.extract import main, make_parser, options_of
 from adapters.extraction import run
-from adapters.extraction.building import build_extractor
+from adapters.extraction.building import build_extractor, read_config
 from adapters.extraction.manifest import read_manifest
 from adapters.extraction.options import ExtractionOptions
 
@@ -50,7 +49,6 @@ def config(tmp_path: Path, bgr_to_rgb: bool = True, kind: str = "TimmAdapter", b
 def test_a_config_decides_model_weights_and_normalisation(
     images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pytest.importorskip("mmengine")
     torch.manual_seed(3)
     detector = torch.nn.Module()
     detector.backbone = adapters.create_adapter(**TINY)
@@ -65,7 +63,7 @@ def test_a_config_decides_model_weights_and_normalisation(
         "--out",
         str(out),
     ]
-    assert extract_features([*arguments, "--workers", "0", "--levels", "1", "-1", "--device", "cpu"]) == 1
+    assert main([*arguments, "--workers", "0", "--levels", "1", "-1", "--device", "cpu"]) == 1
     printed = capsys.readouterr()
     assert f"{out}: 4 of 5 images" in printed.out
     assert "1 failed" in printed.err
@@ -84,12 +82,11 @@ def test_a_config_decides_model_weights_and_normalisation(
 
 
 def test_a_pyramid_for_a_token_model(images: Path, tmp_path: Path) -> None:
-    pytest.importorskip("mmengine")
     tokens = {"model_name": "vit_small_patch16_224", "trunk": {"depth": 4, "embed_dim": 48, "num_heads": 4}}
     out = tmp_path / "out"
     arguments = ["--config", config(tmp_path, backbone=tokens), "--checkpoint", "random", "--pyramid", "TapPyramid"]
     outputs = ["--outputs", "pyramid,embedding,top5", "--device", "cpu", "--workers", "0"]
-    assert extract_features([str(images / "000.png"), *arguments, *outputs, "--out", str(out)]) == 0
+    assert main([str(images / "000.png"), *arguments, *outputs, "--out", str(out)]) == 0
     (row,) = read_manifest(out)
     assert row["strides"] == [4, 8, 16, 32]
     assert len(row["top5_class"]) == 5
@@ -108,26 +105,23 @@ def test_a_pyramid_for_a_token_model(images: Path, tmp_path: Path) -> None:
         ),
         (["--backbone", "resnet18", "--outputs", "embedding", "--visualize"], "--visualize draws the pyramid"),
         (["--config", "none.py"], "there is no config 'none.py'"),
+        (["--config", "adapters::retinanet_twin"], "Did you mean adapters::detection/retinanet_twins"),
         (["--config", "CONFIG"], "names no weights .*--checkpoint random"),
         (["--config", "OTHER"], "ResNet, is no adapter"),
     ],
     ids=str,
 )
 def test_mistakes(images: Path, tmp_path: Path, arguments: list[str], message: str) -> None:
-    pytest.importorskip("mmengine")
     replaced = {"CONFIG": config(tmp_path)} if "CONFIG" in arguments else {}
     if "OTHER" in arguments:
         replaced = {"OTHER": config(tmp_path, kind="ResNet")}
     words = [replaced.get(word, word) for word in arguments]
     device = [] if "--device" in words else ["--device", "cpu"]
     with pytest.raises(ValueError, match=message):
-        extract_features([str(images), *words, *device, "--out", str(tmp_path / "out")])
+        main([str(images), *words, *device, "--out", str(tmp_path / "out")])
 
 
 def test_blue_first_where_the_config_does_not_convert(tmp_path: Path) -> None:
-    pytest.importorskip("mmengine")
-    from adapters.extraction.building import read_config
-
     model, fields = read_config(config(tmp_path, bgr_to_rgb=False))
     assert model["model_name"] == TINY["model_name"]
     assert fields == {"mean": (10 / 255, 20 / 255, 30 / 255), "std": (50 / 255, 60 / 255, 70 / 255), "bgr": True}
@@ -136,8 +130,8 @@ def test_blue_first_where_the_config_does_not_convert(tmp_path: Path) -> None:
 def test_a_resumed_run_keeps_its_threads(tmp_path: Path) -> None:
     arguments = ["x", "--backbone", "resnet18", "--out", str(tmp_path)]
     (tmp_path / "run.json").write_text('{"threads": 7}')
-    assert options_of(parse_arguments(arguments, None), "pyramid", tmp_path).threads == 7
-    assert options_of(parse_arguments([*arguments, "--threads", "3"], None), "pyramid", tmp_path).threads == 3
+    assert options_of(make_parser().parse_args(arguments), "pyramid", tmp_path).threads == 7
+    assert options_of(make_parser().parse_args([*arguments, "--threads", "3"]), "pyramid", tmp_path).threads == 3
 
 
 def test_what_is_missing_is_named(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,25 +163,6 @@ def test_the_tools_end_to_end(images: Path, tmp_path: Path) -> None:
     assert len(list((out / "sheets").iterdir())) == 4
 
 
-def test_two_models_side_by_side(
-    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    common = [str(images), "--size", "64", "--device", "cpu", "--workers", "0", "--out", str(tmp_path / "out")]
-    models = ["--backbone", "test_vit", "test_resnet"]
-    with pytest.raises(ValueError, match="--checkpoint names 3 for 2 models"):
-        visualize_features([*common, *models, "--checkpoint", "a", "b", "c"])
-    assert visualize_features([*common, *models, "--checkpoint", "random"]) == 1
-    assert "index.html" in capsys.readouterr().out
-    page = (tmp_path / "out/index.html").read_text()
-    assert page.count("<figure>") == 4
-    assert "Features of test_vit, random weights and test_resnet, random weights" in page
-    before = read_all(tmp_path / "out")
-    assert torch.get_num_threads() != 7  # as on another machine
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
-    assert visualize_features([*common, *models, "--checkpoint", "random"]) == 1
-    assert read_all(tmp_path / "out") == before
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_ends_in_one_line(
     images: Path,
@@ -210,7 +185,7 @@ def test_ctrl_c_ends_in_one_line(
     monkeypatch.setattr("adapters.extraction.run.run_locally", interrupt)
     arguments = [str(images), "--backbone", "test_vit", "--checkpoint", "random", "--device", "cpu"]
     with pytest.raises(SystemExit) as ended:
-        extract_features([*arguments, "--size", "64", "--out", str(tmp_path / "out")])
+        main([*arguments, "--size", "64", "--out", str(tmp_path / "out")])
     assert ended.value.code == 130
     assert "the same command goes on" in capsys.readouterr().err
     assert second == [signal.SIG_DFL]

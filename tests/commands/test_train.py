@@ -1,5 +1,5 @@
-"""tools/train.py and tools/test.py on a tiny drawn dataset: training, resuming after a kill, mixed precision, several
-processes, and the errors."""
+"""``dense-adapters train`` and ``test`` on a tiny drawn dataset: training, resuming after a kill, mixed precision,
+several processes, and the errors."""
 
 import json
 import os
@@ -13,19 +13,14 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
-
-pytest.importorskip("mmdet")
-pytest.importorskip("mmseg")
-
 from lab.shapes import ShapesSettings, make_dataset
 from mmengine.config import Config
-from mmengine.optim import build_optim_wrapper
 
 import adapters
-from adapters.openmmlab.amp import CpuAmpOptimWrapper
+from adapters.commands import test, train
 from adapters.openmmlab.checkpoint_hook import latest_checkpoint
-from adapters.openmmlab.run import run_testing, run_training
+from adapters.openmmlab.run import load_config
+from adapters.openmmlab.run import test as run_test
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TRUNK = {"depths": [1, 1, 1, 1], "embed_dims": [16, 32, 64, 128]}
@@ -140,12 +135,13 @@ def run_tool(name: str, *arguments: str) -> subprocess.CompletedProcess:
 @pytest.mark.slow
 def test_a_trained_checkpoint_tests_to_the_same_score(config: Any) -> None:
     arguments = [config(SEGMENTATION), "--backbone", "test_convnext"]
-    run_training([*arguments, "--work-dir", "run"])
+    train.main([*arguments, "--work-dir", "run"])
     trained = records("run")[-1]
     assert trained["mIoU"] > 0
     assert "model.backbone: ResNet (stride 4: 64 channels" in log("run")
     assert "model.decode_head.in_channels: [64, 128, 256, 512] ->" in log("run")
-    metrics = run_testing([*arguments[:1], "run/iter_4.pth", *arguments[1:], "--work-dir", "test"])
+    cfg, notes = load_config(arguments[0], backbone="test_convnext", work_dir="test")
+    metrics = run_test(cfg, notes, "run/iter_4.pth")
     assert metrics == pytest.approx({key: trained[key] for key in ("aAcc", "mIoU", "mAcc")}, abs=1e-6)
     assert not re.search("unexpected key|missing key", log("test"))
 
@@ -154,7 +150,7 @@ def test_a_trained_checkpoint_tests_to_the_same_score(config: Any) -> None:
 def test_mixed_precision_pyramid_and_overrides_on_the_cpu(config: Any) -> None:
     path = config(DETECTION)
     overrides = ["train_cfg.max_iters=2", "model.backbone.drop_path_rate=0.25", "optim_wrapper.accumulative_counts=2"]
-    run_training([path, "--backbone", "test_vit", "--amp", "--auto-scale-lr", "--cfg-options", *overrides,
+    train.main([path, "--backbone", "test_vit", "--amp", "--auto-scale-lr", "--cfg-options", *overrides,
                   "auto_scale_lr.base_batch_size=1"])  # fmt: skip
     text = log("work_dirs/tiny")  # the default folder
     assert "no GPU here: mixed precision is bfloat16 on the CPU (CpuAmpOptimWrapper)" in text
@@ -191,7 +187,7 @@ def test_a_killed_run_goes_on_without_its_pretrained_weights(config: Any) -> Non
     weights.unlink()  # a resumed run must not ask for it
     last = int(re.search(r"iter_(\d+)", str(latest_checkpoint("run")))[1])
     time.sleep(1)  # mmengine names logs by the second
-    run_training([*options[:-1], f"train_cfg.max_iters={last + 2}", "--resume"])
+    train.main([*options[:-1], f"train_cfg.max_iters={last + 2}", "--resume"])
     text = log("run")
     assert re.search(rf"resuming from .*iter_{last}.pth", text)
     assert "pretrained weights set aside" in text
@@ -218,9 +214,9 @@ def test_two_processes_on_the_cpu_without_unused_parameters(config: Any) -> None
     result = subprocess.run(command, capture_output=True, text=True, timeout=280, env=environment, check=False)
     assert result.returncode == 0, result.stderr[-3000:]
     assert re.search(r"\d+ norms of type SyncBN.* are BN", log("run"))
-    assert "GPU number: 2" in log("run") or "world_size" in log("run")
+    assert re.search(r"^ *GPU number: 2$", log("run"), re.MULTILINE)  # mmengine's word for processes
     assert "find_unused_parameters=False" in log("run")
-    assert records("run")[-1]["mIoU"] >= 0
+    assert 0 < records("run")[-1]["mIoU"] <= 100
 
 
 @pytest.mark.slow
@@ -243,6 +239,7 @@ def test_a_mistake_is_one_line_and_exit_code_1(config: Any) -> None:
 
 @pytest.mark.parametrize("name", ["train.py", "test.py"])
 def test_without_mmengine_the_pip_command(name: str) -> None:
+    checkpoint = ["y.pth"] if name == "test.py" else []
     code = f"""
 import runpy, sys
 class Absent:
@@ -250,11 +247,12 @@ class Absent:
         if name.partition(".")[0] == "mmengine":
             raise ModuleNotFoundError("No module named 'mmengine'", name="mmengine")
 sys.meta_path.insert(0, Absent())
+sys.argv = ["tool", "x.py", *{checkpoint}]
 runpy.run_path({str(REPOSITORY / "tools" / name)!r}, run_name="__main__")
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100, check=False)
     assert result.returncode == 1
-    assert re.match(rf"error: tools/{name} needs mmengine.*pip install", result.stderr)
+    assert re.match(rf"error: dense-adapters {name[:-3]} needs mmengine.*pip install", result.stderr)
 
 
 @pytest.mark.parametrize(
@@ -275,16 +273,16 @@ runpy.run_path({str(REPOSITORY / "tools" / name)!r}, run_name="__main__")
 def test_mistakes_are_found_before_the_run_starts(config: Any, arguments: list[str], message: str) -> None:
     config(DETECTION)
     with pytest.raises(ValueError, match=message):
-        run_training(arguments)
+        train.main(arguments)
     assert not Path("work_dirs").exists()
 
 
 def test_missing_data_names_the_command(config: Any) -> None:
     config(DETECTION)
     with pytest.raises(FileNotFoundError, match=r"python tools/make_shapes.py --out nowhere"):
-        run_training(["tiny.py", "--cfg-options", "train_dataloader.dataset.data_root=nowhere/"])
+        train.main(["tiny.py", "--cfg-options", "train_dataloader.dataset.data_root=nowhere/"])
     with pytest.raises(ValueError, match=r"there is no checkpoint 'nowhere\.pth'"):
-        run_testing(["tiny.py", "nowhere.pth"])
+        test.main(["tiny.py", "nowhere.pth"])
 
 
 def test_a_record_of_a_checkpoint_that_is_gone(config: Any) -> None:
@@ -292,70 +290,4 @@ def test_a_record_of_a_checkpoint_that_is_gone(config: Any) -> None:
     Path("run").mkdir()
     Path("run/last_checkpoint").write_text("/elsewhere/iter_2.pth")
     with pytest.raises(ValueError, match=r"last_checkpoint names /elsewhere/iter_2.pth, which does not exist"):
-        run_training(["tiny.py", "--work-dir", "run", "--resume"])
-
-
-class Doubling(nn.Module):
-    """A model for the optimiser's wrapper: remembers in which precision it multiplied."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.linear = nn.Linear(8, 1)
-        self.seen: torch.dtype | None = None
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        output = self.linear(x)
-        self.seen = output.dtype
-        return output.float().square().mean()
-
-
-def test_gradients_accumulate_in_bfloat16_as_in_one_batch() -> None:
-    torch.manual_seed(0)
-    batch = torch.rand(6, 8)
-    weights = []
-    for count in (1, 3):
-        torch.manual_seed(1)
-        model = Doubling()
-        options = {"type": CpuAmpOptimWrapper.__name__, "optimizer": {"type": "SGD", "lr": 0.5}}
-        options |= {"accumulative_counts": count, "clip_grad": {"max_norm": 9}}
-        wrapper = build_optim_wrapper(model, options)
-        for part in batch.chunk(count):
-            before = model.linear.weight.detach().clone()
-            with wrapper.optim_context(model):
-                loss = model(part)
-            wrapper.update_params(loss)
-        assert not torch.equal(before, model.linear.weight)  # the last part makes the step
-        assert model.seen == torch.bfloat16
-        assert model.linear.weight.dtype == torch.float32
-        weights.append(model.linear.weight.detach())
-    torch.testing.assert_close(weights[0], weights[1], rtol=2e-2, atol=2e-3)
-
-
-def test_mmcv_operators_run_in_fp32_under_autocast() -> None:
-    from mmcv.ops import DeformConv2dPack, RoIAlign
-
-    class Model(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.conv = nn.Conv2d(3, 4, 1)
-            self.deform = DeformConv2dPack(4, 4, 3, padding=1)  # its own conv feeds its operator
-            self.align = RoIAlign(2)
-
-        def forward(self, image: torch.Tensor, fail: bool) -> torch.Tensor:
-            pooled = self.align(
-                self.deform(self.conv(image)), torch.tensor([[0, 0.0, 0.0, 4.0, 4.0, 9.0][: 4 if fail else 5]])
-            )
-            return self.conv(pooled[:, :3])
-
-    model = Model()
-    wrapper = CpuAmpOptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1))
-    with wrapper.optim_context(model):
-        output = model(torch.rand(1, 3, 8, 8), fail=False)
-    assert output.dtype == torch.bfloat16  # autocast is on again behind the operator
-    with pytest.raises(AssertionError), wrapper.optim_context(model):
-        model(torch.rand(1, 3, 8, 8), fail=True)
-    assert not torch.is_autocast_enabled("cpu")
-    assert torch.autocast_increment_nesting() == 1  # every context was left
-    torch.autocast_decrement_nesting()
-    assert not model.align._forward_pre_hooks
-    assert not model.align._forward_hooks
+        train.main(["tiny.py", "--work-dir", "run", "--resume"])

@@ -7,19 +7,15 @@ from typing import Any
 
 import pytest
 import small_recipes
-import yaml
-
-pytest.importorskip("mmdet")
-pytest.importorskip("mmseg")
-
 import timm
 import torch
+import yaml
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS
 
 import adapters
-from adapters.openmmlab.devices import choose_precision
+from adapters.openmmlab.cpu import choose_precision
 from adapters.openmmlab.fit import check_fit, fit_backbone
 from adapters.openmmlab.run import register_scope
 

@@ -8,11 +8,6 @@ from typing import Any
 import pytest
 import small_recipes
 import torch
-from torch import Tensor, nn
-
-pytest.importorskip("mmdet")
-pytest.importorskip("mmseg")
-
 from lab.synthetic import make_batch
 from mmdet.evaluation.functional import INSTANCE_OFFSET
 from mmengine.config import Config
@@ -21,9 +16,10 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS
 from timm.layers import DropPath
+from torch import Tensor, nn
 
 from adapters import BackboneAdapter
-from adapters.openmmlab.devices import choose_precision
+from adapters.openmmlab.cpu import choose_precision
 from adapters.openmmlab.fit import check_fit
 from adapters.openmmlab.run import register_scope
 

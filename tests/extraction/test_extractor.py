@@ -10,8 +10,7 @@ from safetensors.torch import save_file
 from zoo import TOKENS, TWINS, ZOO, Spec, image, randomise
 
 import adapters
-from adapters.extraction.building import build_extractor
-from adapters.extraction.head import create_with_head
+from adapters.extraction.building import build_extractor, build_with_head
 from adapters.extraction.options import ExtractionOptions
 
 EVERYTHING = ExtractionOptions(outputs=("pyramid", "embedding", "top5"))
@@ -39,20 +38,18 @@ def test_embedding_and_top5_equal_timm_at_the_native_size(spec: Spec) -> None:
         patch.setattr("adapters.base.check_trunk_arguments", lambda _: None)
         if spec.name in APART:
             with pytest.raises(ValueError, match="cannot come from the pass that gives its maps"):
-                create_with_head(spec.model_name, classifier=True, **options)
+                build_with_head({"model_name": spec.model_name, **options}, classifier=True)
             return
-        adapter = create_with_head(spec.model_name, classifier=True, **options).eval()
+        adapter = build_with_head({"model_name": spec.model_name, **options}, classifier=True).eval()
     adapter.trunk.load_state_dict(model.state_dict())
     side = model.pretrained_cfg["input_size"][-1]
     x = image(side, side)
-    maps = adapter(x)
+    maps, final = adapter.forward_with_head(x)
     features = model.forward_features(x)
     expected = model.forward_head(features, pre_logits=True)
     assert expected.std() > 1e-3
-    torch.testing.assert_close(
-        adapter.trunk.forward_head(adapter.final, pre_logits=True), expected, rtol=1e-4, atol=1e-4
-    )
-    torch.testing.assert_close(adapter.trunk.forward_head(adapter.final), model(x), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(adapter.trunk.forward_head(final, pre_logits=True), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(adapter.trunk.forward_head(final), model(x), rtol=1e-4, atol=1e-4)
     plain = adapters.TimmAdapter(spec.model_name, **spec.options).eval()
     plain.load_state_dict({key: value for key, value in adapter.state_dict().items() if key in plain.state_dict()})
     for with_head, without in zip(maps, plain(x), strict=True):
@@ -62,25 +59,24 @@ def test_embedding_and_top5_equal_timm_at_the_native_size(spec: Spec) -> None:
 @torch.no_grad()
 def test_another_size_is_that_of_timm_on_the_padded_image() -> None:
     """Pads take part in the pooling, as they would in timm."""
-    adapter = create_with_head("twins_svt_small", classifier=True, trunk=TWINS).eval()
+    adapter = build_with_head({"model_name": "twins_svt_small", "trunk": TWINS}, classifier=True).eval()
     x = image(50, 70)
-    maps = adapter(x)
+    maps, final = adapter.forward_with_head(x)
     padded = torch.nn.functional.pad(x, (0, 26, 0, 14))
     features = adapter.trunk.forward_features(padded)
     expected = adapter.trunk.forward_head(features, pre_logits=True)
-    torch.testing.assert_close(
-        adapter.trunk.forward_head(adapter.final, pre_logits=True), expected, rtol=1e-4, atol=1e-4
-    )
+    torch.testing.assert_close(adapter.trunk.forward_head(final, pre_logits=True), expected, rtol=1e-4, atol=1e-4)
     assert maps[3].shape[2:] == (2, 3)
 
 
 def test_a_copy_works_in_another_process() -> None:
-    adapter = create_with_head("vit_small_patch16_224", classifier=False, trunk=TOKENS).eval()
+    adapter = build_with_head({"model_name": "vit_small_patch16_224", "trunk": TOKENS}, classifier=False).eval()
     twin = pickle.loads(pickle.dumps(adapter))
     x = image(32, 32)
     with torch.no_grad():
-        assert torch.equal(adapter(x)[-1], twin(x)[-1])
-        assert torch.equal(adapter.final, twin.final)
+        (maps, final), (twin_maps, twin_final) = adapter.forward_with_head(x), twin.forward_with_head(x)
+    assert torch.equal(maps[-1], twin_maps[-1])
+    assert torch.equal(final, twin_final)
     assert type(twin) is type(adapter)
 
 
@@ -101,6 +97,16 @@ def test_the_classifier_is_loaded_as_strictly_as_all_else(tmp_path: Path) -> Non
 
 def test_models_that_have_no_head_say_so() -> None:
     with pytest.raises(ValueError, match="has no classifier: leave 'top5' out"):
-        create_with_head("vit_small_patch14_dinov2", classifier=True, trunk=TOKENS)
+        build_with_head({"model_name": "vit_small_patch14_dinov2", "trunk": TOKENS}, classifier=True)
     with pytest.raises(ValueError, match="no norms after its stages"):
-        create_with_head("twins_svt_small", classifier=True, stage_norm=True, trunk=TWINS)
+        build_with_head({"model_name": "twins_svt_small", "stage_norm": True, "trunk": TWINS}, classifier=True)
+
+
+def test_an_adapter_says_how_to_keep_the_head() -> None:
+    with pytest.raises(ValueError, match="build the adapter with keep_head=True"):
+        adapters.TimmAdapter("vit_small_patch16_224", trunk=TOKENS).forward_with_head(image(32, 32))
+    with pytest.raises(ValueError, match="exclude each other"):
+        adapters.TimmAdapter("twins_svt_small", trunk=TWINS, stage_norm=True, keep_head=True)
+    built = adapters.TimmAdapter("vit_small_patch16_224", trunk=TOKENS, keep_head=True)
+    assert build_extractor(built, EVERYTHING).adapter is built
+    assert built.pruned_keys == frozenset()

@@ -33,9 +33,9 @@ def test_files_and_manifest_hold_what_the_adapter_gives(images: Path, tmp_path: 
         assert (row["fed_height"], row["fed_width"]) == tuple(pixels.shape[1:])
         mean, std = (torch.tensor(v).view(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
         with torch.no_grad():
-            maps = extractor.adapter(((pixels - mean) / std)[None])
-            logits = extractor.adapter.trunk.forward_head(extractor.adapter.final)[0]
-            embedding = extractor.adapter.trunk.forward_head(extractor.adapter.final, pre_logits=True)[0]
+            maps, final = extractor.adapter.forward_with_head(((pixels - mean) / std)[None])
+            logits = extractor.adapter.trunk.forward_head(final)[0]
+            embedding = extractor.adapter.trunk.forward_head(final, pre_logits=True)[0]
         tensors = load_file(out / row["file"])
         assert set(tensors) == {"level0", "level1", "level2", "level3", "embedding", "top5_index", "top5_probability"}
         for index, feature_map in enumerate(maps):

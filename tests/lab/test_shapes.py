@@ -274,27 +274,6 @@ def test_missing_data_is_named_with_the_command_that_makes_it(path, tmp_path, da
     check_dataset(config_at(path, dataset))
 
 
-def test_check_dataset_looks_into_wrappers_and_knows_other_datasets(tmp_path):
-    (tmp_path / "coco").mkdir()
-    inner = {"type": "CocoDataset", "data_root": str(tmp_path / "coco"), "ann_file": "annotations/train.json"}
-    wrapped = {"type": "RepeatDataset", "dataset": {"type": "ConcatDataset", "datasets": [inner]}}
-    with pytest.raises(FileNotFoundError) as caught:
-        check_dataset({"train_dataloader": {"dataset": wrapped}, "val_dataloader": None})
-    where = "train_dataloader.dataset.dataset.datasets[0]"
-    assert f"{tmp_path}/coco/annotations/train.json does not exist" in str(caught.value)
-    assert f"as {where}.ann_file" in str(caught.value)
-    assert f"--cfg-options {where}.data_root=PATH" in str(caught.value)
-    assert "make_shapes" not in str(caught.value)
-
-
-def test_check_dataset_passes_remote_roots_and_other_loaders(tmp_path):
-    remote = {"dataset": {"data_root": "s3://bucket/coco/", "ann_file": "train.json"}}
-    absent = {"dataset": {"data_root": str(tmp_path / "absent")}}
-    check_dataset({"train_dataloader": remote, "test_dataloader": absent}, loaders=("train_dataloader",))
-    with pytest.raises(FileNotFoundError, match=r"test_dataloader\.dataset\.data_root"):
-        check_dataset({"train_dataloader": remote, "test_dataloader": absent})
-
-
 def test_mmdet_reads_boxes_and_masks(dataset):
     from mmdet.registry import DATASETS
     from mmdet.utils import register_all_modules

@@ -1,4 +1,4 @@
-"""A training run that is killed at any moment leaves a whole checkpoint to go on from."""
+"""A training run that is killed at any moment leaves a complete checkpoint to go on from."""
 
 import os
 from pathlib import Path
@@ -13,9 +13,7 @@ from mmengine.hooks import CheckpointHook
 from mmengine.logging import MessageHub, MMLogger
 from mmengine.runner import save_checkpoint
 
-from adapters import files as whole_files
-from adapters.files import atomic_write
-from adapters.openmmlab.checkpoint_hook import WholeCheckpointHook, keep_checkpoints_whole, latest_checkpoint
+from adapters.openmmlab.checkpoint_hook import AtomicCheckpointHook, latest_checkpoint, use_atomic_checkpoints
 
 
 class Killed(BaseException):
@@ -65,7 +63,7 @@ def kill_in(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, call: int) -
 def test_killed_at_any_moment(
     owner: Any, name: str, call: int, keep: int, expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hook = WholeCheckpointHook(interval=1, by_epoch=False, max_keep_ckpts=keep)
+    hook = AtomicCheckpointHook(interval=1, by_epoch=False, max_keep_ckpts=keep)
     with monkeypatch.context() as patch:
         kill_in(patch, owner, name, call)
         with pytest.raises(Killed):
@@ -75,7 +73,7 @@ def test_killed_at_any_moment(
 
 @pytest.mark.parametrize("keep", [-1, 1, 2])
 def test_as_many_are_kept_as_asked(keep: int, tmp_path: Path) -> None:
-    train(WholeCheckpointHook(interval=1, by_epoch=False, max_keep_ckpts=keep), runner_in(tmp_path), 4)
+    train(AtomicCheckpointHook(interval=1, by_epoch=False, max_keep_ckpts=keep), runner_in(tmp_path), 4)
     steps = [1, 2, 3, 4]
     assert sorted(path.name for path in tmp_path.glob("*.pth")) == [
         f"iter_{step}.pth" for step in steps[-max(keep, 0) :]
@@ -89,7 +87,7 @@ def write(path: Path, step: int, when: int) -> Path:
     return path
 
 
-def test_the_newest_whole_one_where_the_named_one_is_not(tmp_path: Path) -> None:
+def test_the_newest_complete_one_where_the_named_one_is_not(tmp_path: Path) -> None:
     work_dir = str(tmp_path)
     assert latest_checkpoint(work_dir) is None
     old, new = write(tmp_path / "iter_9.pth", 9, when=1), write(tmp_path / "iter_10.pth", 10, when=2)
@@ -103,38 +101,23 @@ def test_the_newest_whole_one_where_the_named_one_is_not(tmp_path: Path) -> None
     new.write_bytes(new.read_bytes()[:-40])
     assert latest_checkpoint(work_dir) == str(old)
     old.unlink()
-    with pytest.raises(ValueError, match=r"names .*iter_11\.pth, which does not exist or is not whole.*--resume PATH"):
+    with pytest.raises(ValueError, match=r"names .*iter_11\.pth, which does not exist or is incomplete.*--resume PATH"):
         latest_checkpoint(work_dir)
 
 
 @pytest.mark.parametrize(
     ("hooks", "expected"),
     [
-        ({}, "WholeCheckpointHook"),
-        ({"checkpoint": {"type": "CheckpointHook", "interval": 7}}, "WholeCheckpointHook"),
+        ({}, "AtomicCheckpointHook"),
+        ({"checkpoint": {"type": "CheckpointHook", "interval": 7}}, "AtomicCheckpointHook"),
         ({"checkpoint": {"type": "OfTheUser"}}, "OfTheUser"),
     ],
 )
 def test_the_hook_of_mmengine_alone_is_replaced(hooks: dict[str, Any], expected: str) -> None:
     cfg = Config({"default_hooks": hooks} if hooks else {})
-    keep_checkpoints_whole(cfg)
+    use_atomic_checkpoints(cfg)
     assert cfg.default_hooks.checkpoint.pop("type") == expected
     assert cfg.default_hooks.checkpoint == {key: v for key, v in hooks.get("checkpoint", {}).items() if key != "type"}
     switched_off = Config({"default_hooks": {"checkpoint": None}})
-    keep_checkpoints_whole(switched_off)
+    use_atomic_checkpoints(switched_off)
     assert switched_off.default_hooks.checkpoint is None
-
-
-def write_half(path: Path) -> None:
-    with atomic_write(path) as partial:
-        partial.write_text("tw")
-        raise Killed
-
-
-def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
-    path = tmp_path / "new" / "a.txt"
-    whole_files.write_text(path, "one")
-    with pytest.raises(Killed):
-        write_half(path)
-    assert path.read_text() == "one"
-    assert [file.name for file in path.parent.iterdir()] == ["a.txt"]

@@ -1,4 +1,4 @@
-"""``mmdet::NAME`` and ``mmseg::NAME``: configs that ship with the installed packages."""
+"""``adapters::NAME``, ``mmdet::NAME`` and ``mmseg::NAME``: configs that ship with installed packages."""
 
 import importlib.util
 from pathlib import Path
@@ -6,17 +6,17 @@ from types import SimpleNamespace
 
 import pytest
 
-pytest.importorskip("mmdet")
-pytest.importorskip("mmseg")
-
 from adapters.openmmlab.config_files import find_config, shipped_configs
-from adapters.openmmlab.fit import check_fit
-from adapters.openmmlab.run import load_config, make_parser
 
 
 @pytest.mark.parametrize(
     ("name", "tail"),
     [
+        (
+            "adapters::detection/retinanet_twins-svt-s_fpn_1x_coco",
+            "configs/detection/retinanet_twins-svt-s_fpn_1x_coco.py",
+        ),
+        ("adapters::fpn_swinv2-cr-tiny_2k_shapes", "configs/segmentation/fpn_swinv2-cr-tiny_2k_shapes.py"),
         ("mmdet::retinanet/retinanet_r50_fpn_1x_coco", "retinanet/retinanet_r50_fpn_1x_coco.py"),
         ("mmdet::retinanet_r50_fpn_1x_coco.py", "retinanet/retinanet_r50_fpn_1x_coco.py"),
         ("mmseg::sem_fpn/fpn_r50_4xb4-160k_ade20k-512x512.py", "sem_fpn/fpn_r50_4xb4-160k_ade20k-512x512.py"),
@@ -28,10 +28,10 @@ def test_a_shipped_config_is_found_by_its_name(name: str, tail: str) -> None:
     assert path.as_posix().endswith(tail)
 
 
-@pytest.mark.parametrize("package", ["mmdet", "mmseg"])
-def test_every_shipped_config_is_found(package: str) -> None:
+@pytest.mark.parametrize(("package", "least"), [("mmdet", 300), ("mmseg", 300), ("adapters", 70)])
+def test_every_shipped_config_is_found(package: str, least: int) -> None:
     configs = shipped_configs(package)
-    assert len(configs) > 300
+    assert len(configs) > least
     assert all(find_config(f"{package}::{name}") == path for name, path in list(configs.items())[::25])
 
 
@@ -39,7 +39,8 @@ def test_every_shipped_config_is_found(package: str) -> None:
     ("name", "message"),
     [
         ("nowhere.py", r"there is no config 'nowhere\.py'.*mmdet::retinanet_r50_fpn_1x_coco"),
-        ("mmrotate::x", r"names the package 'mmrotate'; it must be one of mmdet, mmseg"),
+        ("mmrotate::x", r"names the package 'mmrotate'; it must be one of adapters, mmdet, mmseg"),
+        ("adapters::retinanet_twins_svt-s", r"Did you mean adapters::detection/retinanet_twins-svt-s"),
         ("mmdet::retinanet_r50_fpn_1x_cocoo", r"no config.*Did you mean .*mmdet::retinanet/retinanet_r50_fpn_1x_coco"),
         ("mmdet::retinanet", r"Did you mean mmdet::\w+/.*retinanet"),
         ("mmseg::zzzzzz", r"ships no config 'zzzzzz'\. Its configs lie in .*configs"),
@@ -74,12 +75,3 @@ def install(folder: Path, monkeypatch: pytest.MonkeyPatch, files: tuple[str, ...
         path.touch()
     spec = SimpleNamespace(origin=str(folder / "mmdet" / "__init__.py"))
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: spec)
-
-
-def test_a_shipped_config_takes_a_backbone_from_the_command_line() -> None:
-    arguments = ["mmdet::fcos_r50-caffe_fpn_gn-head_1x_coco", "--backbone", "test_vit"]
-    cfg, notes = load_config(make_parser("").parse_args(arguments))
-    check_fit(cfg)
-    assert cfg.model.backbone.model_name == "test_vit"
-    assert any("ResNet" in note and "test_vit" in note for note in notes)
-    assert cfg.work_dir.endswith("work_dirs/fcos_r50-caffe_fpn_gn-head_1x_coco")

@@ -7,10 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
-pytest.importorskip("mmdet")
-pytest.importorskip("mmseg")
-
 from lab.shapes import ShapesSettings, make_dataset
 
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -6,19 +6,15 @@ from typing import Any
 import pytest
 import timm
 import torch
-from timm.optim import param_groups_layer_decay
-from torch import nn
-from zoo import TOKENS, TWINS, ZOO, Spec, randomise
-
-pytest.importorskip("mmdet")
-pytest.importorskip("mmseg")
-
 from mmdet.utils import register_all_modules as register_mmdet
 from mmengine.config import ConfigDict
 from mmengine.logging import MMLogger
 from mmengine.optim import OptimWrapper, build_optim_wrapper
 from mmengine.registry import MODELS, OPTIM_WRAPPER_CONSTRUCTORS, DefaultScope
 from mmseg.utils import register_all_modules as register_mmseg
+from timm.optim import param_groups_layer_decay
+from torch import nn
+from zoo import TOKENS, TWINS, ZOO, Spec, randomise
 
 import adapters
 from adapters.openmmlab.layer_decay import TimmLayerDecayConstructor, format_groups

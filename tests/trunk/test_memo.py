@@ -9,7 +9,7 @@ from zoo import ZOO, image
 
 from adapters import BackboneAdapter
 from adapters.families.swinv2_cr import WindowAttention
-from adapters.trunk.memo import Reuse
+from adapters.trunk.memo import Memo
 
 
 @pytest.fixture
@@ -92,7 +92,7 @@ def test_gradients_reach_the_parameters_after_a_pass_without(adapter: BackboneAd
 
 @torch.no_grad()
 def test_autocast_keeps_its_own() -> None:
-    reuse, layer = Reuse(), torch.nn.Linear(3, 3)
+    reuse, layer = Memo(), torch.nn.Linear(3, 3)
 
     def result() -> torch.Tensor:
         return reuse.get("key", list(layer.parameters()), lambda: layer(torch.ones(3)))
@@ -105,7 +105,7 @@ def test_autocast_keeps_its_own() -> None:
 
 @torch.no_grad()
 def test_the_memory_is_small() -> None:
-    reuse, weight = Reuse(limit=2), torch.ones(1)
+    reuse, weight = Memo(limit=2), torch.ones(1)
     calls = []
 
     def ask(key: int) -> None:

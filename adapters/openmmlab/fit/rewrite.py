@@ -6,7 +6,7 @@ from typing import Any
 from mmengine.registry import MODELS
 
 from adapters.levels import Level
-from adapters.necks.pyramid import PYRAMIDS
+from adapters.necks.build import PYRAMIDS
 from adapters.openmmlab.config_tree import Node, type_name
 from adapters.openmmlab.fit.consumers import ChannelSetting, list_necks
 

@@ -17,8 +17,10 @@ from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounter
 
 from adapters.levels import Level
-from adapters.necks.pyramid import SimpleFeaturePyramid, TapPyramid, build_pyramid, count_wanted_maps
+from adapters.necks.build import build_pyramid, count_wanted_maps
 from adapters.necks.rescale import Resample, make_conv, make_doubling
+from adapters.necks.simple_pyramid import SimpleFeaturePyramid
+from adapters.necks.tap_pyramid import TapPyramid
 
 # The stride that each input stride is brought to before doublings and poolings, for levels 4, 8, 16, 32.
 GRID_STRIDE = {8: 8, 14: 16, 16: 16, 32: 32, 7: 8, 10: 8, 12: 16, 4: 4, 64: 64}
@@ -344,7 +346,7 @@ def test_building_needs_no_mmengine() -> None:
         "        if name == 'mmengine':\n"
         "            raise ModuleNotFoundError(name, name=name)\n"
         "sys.meta_path.insert(0, Absent())\n"
-        "from adapters.necks.pyramid import build_pyramid\n"
+        "from adapters.necks.build import build_pyramid\n"
         "print(build_pyramid({'type': 'TapPyramid'}, in_channels=[8] * 4, in_stride=16).levels)"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

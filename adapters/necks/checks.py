@@ -1,0 +1,24 @@
+"""Checks that the pyramids share: numbers of channels, and maps against them."""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+#: Strides that the necks of detection and segmentation expect.
+DEFAULT_OUT_STRIDES = (4, 8, 16, 32)
+
+
+def check_channels(what: str, channels: int | Sequence[int]) -> tuple[int, ...]:
+    counts = (channels,) if isinstance(channels, int) else tuple(channels)
+    if not counts or not all(isinstance(count, int) and count > 0 for count in counts):
+        raise ValueError(f"{what}={channels!r} must be a positive number of channels, or one for each map.")
+    return counts
+
+
+def check_maps(maps: Sequence[Tensor], in_channels: tuple[int, ...]) -> None:
+    """Check the last maps against the channels that were announced for them."""
+    if isinstance(maps, Tensor) or not maps:
+        raise ValueError("A pyramid takes the tuple of maps of a backbone: give a single map as (map,).")
+    got = tuple(x.shape[1] for x in maps[-len(in_channels) :])
+    if got != in_channels:
+        raise ValueError(f"The pyramid got maps of {got} channels but its in_channels are {in_channels}.")
