@@ -1,7 +1,6 @@
 """The benchmark's figures are checked where the truth is known; its tables, files and exit codes with made-up ones."""
 
 import json
-import math
 import resource
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -10,20 +9,18 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from lab import compare
 from lab.benchmark import command, peers, report, run
 from lab.benchmark.cases import ADAPTER, CASES, Case, Target, find_cases, parse_size
 from lab.benchmark.measure import Bench, limit_memory, peak_resident_bytes
 from lab.benchmark.results import Measured, Result, Settings, finished
-from lab.benchmark.worker import SideError, Worker
+from lab.benchmark.worker import SideError, Worker, _context, start_server
 from lab.results import Results
 from references import masked_swinv2_cr, timm_maps
 from torch import Tensor
 from zoo import CONVIT, SWIN_CR, TOKENS, TWINS, image
 
 import adapters
-from adapters.describe.flops import flop_counter
 
 #: The time is that of a hang: other work on a host has once held up a process for a minute.
 SETTINGS = Settings(threads=1, repeats=2, time_limit=240)
@@ -118,37 +115,6 @@ def test_memory_of_a_side_leaves_out_its_weights() -> None:
     assert bench.peak_bytes() < weights / 4
 
 
-@pytest.mark.parametrize("backward", [False, True])
-def test_attention_and_depthwise_convolutions_are_counted(backward: bool) -> None:
-    query, key, value = (torch.randn(2, 3, 50, 16, requires_grad=backward) for _ in range(3))
-    x, depthwise = torch.randn(1, 8, 20, 20, requires_grad=True), torch.randn(8, 1, 3, 3, requires_grad=True)
-    with flop_counter() as attention:
-        out = F.scaled_dot_product_attention(query, key, value)
-        if backward:
-            out.sum().backward()
-    # Two products forward, five backward: the scores anew, and a gradient for each of four factors.
-    assert attention.get_total_flops() == (7 if backward else 2) * 2 * (2 * 3) * 50 * 50 * 16
-    with flop_counter() as convolution:
-        out = F.conv2d(x, depthwise, groups=8, padding=1)
-        if backward:
-            out.sum().backward()
-    assert convolution.get_total_flops() == (3 if backward else 1) * 2 * 8 * 20 * 20 * 9
-
-
-def test_relative_errors() -> None:
-    one = torch.ones(4)
-    assert compare.relative_error(one * 1.01, one) == pytest.approx(0.01)
-    assert compare.map_errors([one], [one, one]) == [math.inf]
-    assert compare.map_errors([one], [torch.ones(5)]) == [math.inf]
-    assert compare.gradient_error({}, {}) is None
-    assert compare.gradient_error({"a": one, "b": one}, {"a": one, "b": torch.ones(5), "c": one}) == 0
-    assert compare.is_within_tolerance([5e-5], None, "fp32")
-    assert not compare.is_within_tolerance([5e-5, 2e-4], None, "fp32")
-    assert not compare.is_within_tolerance([math.nan], None, "fp32")
-    assert not compare.is_within_tolerance([5e-5], 2e-3, "fp32")
-    assert compare.is_within_tolerance([1e-2], 0.1, "bf16")
-
-
 def test_a_worker_says_in_one_line_why_it_failed() -> None:
     for kind, case, reason in (
         ("timm", replace(CONVIT_CASE, size=(64, 96)), "ValueError: timm's ConViT takes"),
@@ -167,6 +133,16 @@ def test_a_worker_that_dies_or_hangs_is_reported() -> None:
         with pytest.raises(SideError, match="no answer in 0 s"):
             worker.ask("seconds")
         assert not worker._process.is_alive()
+
+
+def test_processes_are_forked_from_one_that_has_imported_everything(tmp_path: Path) -> None:
+    path = tmp_path / "answer"
+    code = f"import sys, pathlib; pathlib.Path({str(path)!r}).write_text(str('lab.benchmark.worker' in sys.modules))"
+    start_server()
+    process = _context.Process(target=exec, args=(code,))
+    process.start()
+    process.join()
+    assert path.read_text() == "True"
 
 
 class FakeWorker:

@@ -1,9 +1,6 @@
 """The table of timm's families: a third of it measured again, and how it is measured, kept, rendered and read."""
 
 import json
-import os
-import re
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +8,6 @@ from typing import Any
 import pytest
 import timm
 import torch
-from lab.child import ENDED, collect
 from lab.coverage import run as running
 from lab.coverage.checks import (
     WrongError,
@@ -98,42 +94,6 @@ def test_a_page_counts_marks_and_gives_reasons() -> None:
     (line,) = (line for line in page.splitlines() if line.startswith("| plain "))
     assert line.count(" yes ") == 14
     assert line.endswith("| 1/5 | 0/5 |")
-
-
-def good() -> Iterator[tuple[str, str]]:
-    yield "one", "ok"
-    yield "two", "ok"
-
-
-def raising() -> Iterator[tuple[str, str]]:
-    yield "one", "ok"
-    raise KeyError("lost")
-
-
-def dying() -> Iterator[tuple[str, str]]:
-    yield "one", "ok"
-    os._exit(7)
-
-
-def hanging() -> Iterator[tuple[str, str]]:
-    yield "one", "ok"
-    time.sleep(60)
-
-
-@pytest.mark.parametrize(
-    ("measure", "ended"),
-    [
-        (good, ""),
-        (raising, r"KeyError: 'lost' \(test_coverage\.py:\d+\)"),
-        (dying, "the process died, exit code 7"),
-        (hanging, "no answer within 1 s"),
-    ],
-)
-def test_a_process_of_its_own_gives_what_it_has_found(measure: Any, ended: str) -> None:
-    cells = collect(measure, 1)
-    assert cells["one"] == "ok"
-    assert re.fullmatch(ended, cells.get(ENDED, ""))
-    assert ("two" in cells) == (measure is good)
 
 
 def test_a_measurement_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -225,28 +185,6 @@ def test_records_name_every_model_in_a_line_of_its_own() -> None:
 @pytest.mark.parametrize("name", ["twins_svt_small", "swin_tiny_patch4_window7_224", "hrnet_w18_small", "gmlp_s16_224"])
 def test_records_are_what_building_gives(name: str) -> None:
     assert listing.record(name) == listing.make_record(name)
-
-
-def test_models_are_listed_by_pattern() -> None:
-    assert adapters.list_models("twins_*") == [
-        f"twins_{kind}_{size}" for kind in ("pcpvt", "svt") for size in ("base", "large", "small")
-    ]
-    both = adapters.list_models(["resnet18", "gmlp_*", "convit_*"])
-    assert both == ["convit_base", "convit_small", "convit_tiny", "resnet18"]
-    with pytest.raises(ValueError, match=r"no model of the pattern 'resnet_of_nobody'"):
-        adapters.list_models("resnet_of_nobody")
-
-
-def test_default_levels_come_without_building(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listing, "TimmAdapter", None)
-    assert [level.stride for level in listing.default_levels("hrnet_w18_small.ms_in1k")] == [4, 8, 16, 32]
-    with pytest.raises(ValueError, match="gmlp_s16_224 cannot serve"):
-        listing.default_levels("gmlp_s16_224")
-
-
-def test_a_model_without_a_record_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listing, "_records", dict)
-    assert adapters.list_models("resnet18") == ["resnet18"]
 
 
 def test_rounding_is_told_from_a_mistake() -> None:
