@@ -74,14 +74,14 @@ def test_built_in_cases_can_be_built() -> None:
 
 @torch.no_grad()
 def test_masked_swinv2_cr_equals_the_tests_own_reference() -> None:
-    """Two readings of the design, written apart: windows with a mask here, every token against every other there."""
+    """Two independent implementations of the design: windows with a mask, and every token against every other."""
     case = Case("swin", "swinv2_cr_tiny_ns_224", (100, 160), "masked", options={"trunk": SWIN_CR})
     x = image(100, 160)
-    side, plain = peers.build("masked", case), peers.build("timm", case).module.eval()
+    side, unmasked = peers.build("masked", case), peers.build("timm", case).module.eval()
     side.module.eval()
-    errors = compare.map_errors(list(side.maps(x)), masked_swinv2_cr(plain, x, window=7))
+    errors = compare.map_errors(list(side.maps(x)), masked_swinv2_cr(unmasked, x, window=7))
     assert max(errors) < 1e-4
-    assert max(compare.map_errors(timm_maps(plain, x, range(4), False), list(side.maps(x)))) > 1e-2
+    assert max(compare.map_errors(timm_maps(unmasked, x, range(4), False), list(side.maps(x)))) > 1e-2
 
 
 def test_timm_has_no_convit_for_a_grid_that_is_not_square() -> None:

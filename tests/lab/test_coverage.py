@@ -159,7 +159,7 @@ def test_checks_can_fail() -> None:
 
 
 def test_checkpointing_that_recomputes_nothing_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = adapters.TimmAdapter("resnet10t", out_indices=(1, 2))
+    keeping = adapters.TimmAdapter("resnet10t", out_indices=(1, 2))
     build = adapters.TimmAdapter
     kept = {"out_indices": (1, 2)}
 
@@ -168,7 +168,7 @@ def test_checkpointing_that_recomputes_nothing_is_found(monkeypatch: pytest.Monk
 
     for use, expected in ((True, "ok"), (False, "nothing is recomputed")):
         monkeypatch.setattr("lab.coverage.checks.TimmAdapter", build_with(use))
-        assert outcome(check_checkpointing, "resnet10t", plain) == expected
+        assert outcome(check_checkpointing, "resnet10t", keeping) == expected
 
 
 def test_records_name_every_model_in_a_line_of_its_own() -> None:

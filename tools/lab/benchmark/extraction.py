@@ -1,9 +1,9 @@
-"""Measure what extraction adds to the bare model: time of a whole run over time of the forward passes alone.
+"""Measure what extraction adds to the bare model: time of a complete run over time of the forward passes alone.
 
     python tools/benchmark_extraction.py --backbone twins_svt_small --images 96 --size 384 512
 
 Draws images from scikit-image's photographs, loads all batches into memory for the bare passes, and lets bare passes
-and whole runs (headers, reading, computing, writing, manifest) take turns, so that whatever else the machine does hits
+and complete runs (headers, reading, computing, writing, manifest) take turns, so that whatever else the machine does hits
 both. Exits with 1 if the ratio of the medians is above --limit.
 """
 
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with torch.inference_mode():
             fed = [extractor.preprocessing.normalise(one.pixels.to(args.device), one.sizes) for one in loaded]
         forward = torch.inference_mode()(extractor.adapter)
-        bare, whole = [], []
+        bare, complete = [], []
         out = Path(folder, "out")
         forward(fed[0])
         for _ in tqdm(range(args.repeats), desc="measuring", disable=None):
@@ -56,13 +56,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             bare.append(time.perf_counter() - start)
             start = time.perf_counter()
             run_extraction(paths, extractor, out, args.workers, progress=False)
-            whole.append(time.perf_counter() - start)
+            complete.append(time.perf_counter() - start)
             written = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
             shutil.rmtree(out)
-    ratio = statistics.median(whole) / statistics.median(bare)
+    ratio = statistics.median(complete) / statistics.median(bare)
     images = f"{args.images} images of {height} x {width}"
     print(f"{args.backbone}, {images}, batches of {args.batch_size}, {torch.get_num_threads()} threads")
-    for name, times in (("forward alone", bare), ("extraction", whole)):
+    for name, times in (("forward alone", bare), ("extraction", complete)):
         print(f"  {name:14} {statistics.median(times):7.2f} s  ({', '.join(f'{t:.2f}' for t in times)})")
     print(f"  {written / 1e6:.0f} MB written; {ratio:.3f} times the forward passes (limit {args.limit:g})")
     return int(ratio > args.limit)

@@ -61,12 +61,12 @@ def to_cells(result: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return one text and style per heading."""
     case, ours, peer = result["case"], result["ours"], result["peer"]
     speed, memory = result["speed"], result["memory"]
-    least, most = case["speed"]["must"], case["memory"]["must"]
+    at_least, at_most = case["speed"]["must"], case["memory"]["must"]
     speed_style = memory_style = ""
-    if speed is not None and least is not None:
-        speed_style = REACHED if speed >= least else MISSED
-    if memory is not None and most is not None:
-        memory_style = REACHED if memory <= most else MISSED
+    if speed is not None and at_least is not None:
+        speed_style = REACHED if speed >= at_least else MISSED
+    if memory is not None and at_most is not None:
+        memory_style = REACHED if memory <= at_most else MISSED
     off = NOTHING if result["map_errors"] is None else f"{max(result['map_errors']):.1e}"
     if result["gradient_error"] is not None:
         off += f", grad {result['gradient_error']:.1e}"

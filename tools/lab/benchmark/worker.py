@@ -1,4 +1,4 @@
-"""A process of its own for each side, that measures when it is told to, so that no two ever run at once."""
+"""A process of its own for each side, which measures when it is asked to, so that no two ever run at once."""
 
 import multiprocessing
 import os

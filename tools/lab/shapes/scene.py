@@ -15,7 +15,7 @@ Mask = NDArray[np.bool_]
 OVERSAMPLING = 3
 """Samples per pixel and direction that decide how much of a pixel an outline covers."""
 MIN_VISIBLE_SHARE = 0.7
-"""Of the whole outline, also beyond the image's border: no shape is hidden further."""
+"""Of the complete outline, also beyond the image's border: no shape is hidden further."""
 MIN_VISIBLE_PIXELS = 60
 SMALLEST_SIZE, LARGEST_SHARE = 56.0, 0.8
 """Longest extent of a shape: at least so many pixels, at most that share of the image's shorter side."""
@@ -66,8 +66,8 @@ def draw_scene(split: str, size_range: tuple[int, int], rng: np.random.Generator
     height, width = (int(side) for side in rng.integers(size_range[0], size_range[1] + 1, 2))
     canvas = draw_background(split, height, width, rng)
     instances: list[Instance] = []
-    most = min(max(height * width // PIXELS_PER_SHAPE, FEWEST + 1), MOST)
-    wanted = int(rng.integers(FEWEST, most + 1))
+    upper = min(max(height * width // PIXELS_PER_SHAPE, FEWEST + 1), MOST)
+    wanted = int(rng.integers(FEWEST, upper + 1))
     for _ in range(wanted * PLACEMENTS_PER_SHAPE):
         _place(canvas, instances, rng)
         if len(instances) == wanted:
@@ -86,7 +86,7 @@ def _place(canvas: NDArray[np.float64], instances: list[Instance], rng: np.rando
     outline = draw_outline(CLASSES[label], rng)
     turn, texture_turn = rng.uniform(0, 2 * np.pi, 2)
 
-    # The window of whole pixels that holds the outline; it may reach beyond the image.
+    # The window of pixels that holds the outline; it may reach beyond the image.
     top, left = int(np.floor(centre_y - radius)), int(np.floor(centre_x - radius))
     side = int(np.ceil(2 * radius)) + 1
     fine: Plane = (np.arange(side * OVERSAMPLING) + 0.5) / OVERSAMPLING
