@@ -7,6 +7,7 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from lab.compare import relative_error
 from timm.layers import resample_abs_pos_embed, resize_rel_pos_bias_table
 from torch import nn
 from zoo import ZOO, image, randomise
@@ -20,10 +21,6 @@ from adapters.levels import Level
 
 SIZED = [spec for spec in ZOO if spec.name in ("beit", "levit", "nest", "hiera", "crossvit", "pit")]
 sized = pytest.mark.parametrize("spec", SIZED, ids=str)
-
-
-def relative_error(actual: torch.Tensor, expected: torch.Tensor) -> float:
-    return float((actual - expected).norm() / expected.norm())
 
 
 @pytest.mark.parametrize("spec", ZOO, ids=str)

@@ -352,4 +352,4 @@ def test_bridge_refuses_other_channels() -> None:
 )
 def test_algorithms_run(algorithm: str, model_name: str) -> None:
     size = sweep.SIZES[algorithm.split("/")[0]][0]
-    assert sweep.run_config(str(sweep.shipped_configs()[algorithm][0]), algorithm, model_name, size) == sweep.OK
+    assert sweep.run_config(str(sweep.configs_by_algorithm()[algorithm][0]), algorithm, model_name, size) == sweep.OK
