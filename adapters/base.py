@@ -92,6 +92,7 @@ class BackboneAdapter(nn.Module):
     timm_modules: ClassVar[tuple[str, ...]] = ()
     #: Arguments that free timm's model from its image size.
     sizing: ClassVar[Mapping[str, Any]] = {}
+
     #: The timm model, its parameters named as timm names them.
     trunk: Any
 
@@ -126,7 +127,7 @@ class BackboneAdapter(nn.Module):
         self.trunk = self.build_trunk(drop_path_rate)
         full_keys = frozenset(self.trunk.state_dict())
         self.stage_levels = self.read_stage_levels()
-        self.out_indices = self._resolve_out_indices(out_indices, pyramid)
+        self.out_indices = self._choose_indices(out_indices, pyramid)
         self.adapt_trunk()
         fuse_mlps(self.trunk)
         #: Keys of timm's full model that this one has no use for; a checkpoint may hold them.
@@ -139,13 +140,12 @@ class BackboneAdapter(nn.Module):
         self.levels: tuple[Level, ...] = trunk_levels if self.pyramid is None else self.pyramid.levels
 
         #: Names of the modules that ``train()`` leaves in eval mode.
-        self._frozen_modules = (
-            freezing.freeze_stages(self, self.part_names(), frozen_stages, model_name) if frozen_stages >= 0 else []
-        )
+        parts = self.part_names() if frozen_stages >= 0 else []
+        self._frozen_modules = freezing.freeze_stages(self, parts, frozen_stages, model_name)
         self._weights_loaded = False
         self.train()
 
-    # Hooks.
+    # What a family decides.
 
     def build_trunk(self, drop_path_rate: float) -> nn.Module:
         """Build the timm model; ``sizing`` says how it is freed from its image size."""
@@ -200,7 +200,7 @@ class BackboneAdapter(nn.Module):
         """
         return []
 
-    # The same for all families.
+    # What is the same for all.
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """Compute the feature maps of an image of any size.
@@ -219,11 +219,14 @@ class BackboneAdapter(nn.Module):
     def forward_with_head(self, image: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
         """Compute the feature maps and, in the same pass, the features that timm's own ``forward_head`` takes.
 
+        ``adapter.trunk.forward_head(final)`` equals timm's classification of the padded image; at the model's native
+        size there are no pads.
+
         Args:
             image: ``(B, C, H, W)``, any ``H, W >= 1``.
 
         Returns:
-            The maps of :meth:`forward`, and timm's features of the padded image: tokens ``(B, N, C)`` or a map ``(B, C, h, w)`` or ``(B, h, w, C)``.
+            The maps of :meth:`forward`, and tokens ``(B, N, C)`` or a map ``(B, C, h, w)`` or ``(B, h, w, C)``.
 
         Raises:
             ValueError: the adapter was built without ``keep_head=True``, or the image is refused by :meth:`forward`.
@@ -261,7 +264,7 @@ class BackboneAdapter(nn.Module):
         return maps, None
 
     def run_block(self, block: nn.Module, *arguments: Any) -> Tensor:
-        """Run one block of the trunk, with gradient checkpointing where it is asked for."""
+        """Run a block on its arguments, tokens ``(B, N, C)`` or a map first, with gradient checkpointing if asked for."""
         if self.with_cp and torch.is_grad_enabled():
             return torch.utils.checkpoint.checkpoint(block, *arguments, use_reentrant=False)
         return block(*arguments)
@@ -290,9 +293,7 @@ class BackboneAdapter(nn.Module):
     def extra_repr(self) -> str:
         return f"{self.model_name!r}, out_indices={self.out_indices}, levels={self.levels}"
 
-    def _resolve_out_indices(
-        self, out_indices: Sequence[int] | None, pyramid: Mapping[str, Any] | None
-    ) -> tuple[int, ...]:
+    def _choose_indices(self, out_indices: Sequence[int] | None, pyramid: Mapping[str, Any] | None) -> tuple[int, ...]:
         if out_indices is None:
             return default_indices(self.stage_levels, None if pyramid is None else count_wanted_maps(pyramid))
         kind = "blocks" if is_token_model(self.stage_levels) else "stages"

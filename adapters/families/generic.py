@@ -31,7 +31,7 @@ Size = tuple[int, int]
 #: Padding and removals by model, and what an image size changes in it, since a config builds its backbone up to four
 #: times before training starts.
 _PLAN_CACHE: dict[Hashable, tuple[Geometry, Removal]] = {}
-_SIZED_TRUNK_CACHE: dict[Hashable, tuple[SizedTrunk | None]] = {}
+_SIZED_TRUNK_CACHE: dict[Hashable, SizedTrunk | None] = {}
 _CACHED_MODELS = 16
 _CACHE_LOCK = threading.Lock()
 
@@ -74,9 +74,11 @@ class GenericAdapter(BackboneAdapter):
                 )
             if "dynamic_img_size" not in sizing:
                 key = self._build_key()
-                (known,) = _SIZED_TRUNK_CACHE.get(key) or (self._find_sized_trunk(trunk),)
-                _remember(_SIZED_TRUNK_CACHE, key, (known,))
-                self.sized_trunk = copy.deepcopy(known)
+                known = dict(_SIZED_TRUNK_CACHE)  # another thread may forget what this one is about to read
+                if key not in known:
+                    known[key] = self._find_sized_trunk(trunk)
+                    _remember(_SIZED_TRUNK_CACHE, key, known[key])
+                self.sized_trunk = copy.deepcopy(known[key])
             return trunk
         raise AssertionError("the last sizing asks timm for nothing")
 

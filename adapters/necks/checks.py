@@ -16,7 +16,7 @@ def check_channels(what: str, channels: int | Sequence[int]) -> tuple[int, ...]:
 
 
 def check_maps(maps: Sequence[Tensor], in_channels: tuple[int, ...]) -> None:
-    """Check the last maps against the channels that were announced for them."""
+    """Check the last maps, ``(B, C, h, w)`` each, against the channels that were announced for them."""
     if isinstance(maps, Tensor) or not maps:
         raise ValueError("A pyramid takes the tuple of maps of a backbone: give a single map as (map,).")
     got = tuple(x.shape[1] for x in maps[-len(in_channels) :])

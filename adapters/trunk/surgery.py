@@ -39,7 +39,8 @@ def graft_methods(module: nn.Module, make_methods: MakeMethods) -> nn.Module:
 def _derived(root: Any, makers: tuple[MakeMethods, ...]) -> type[nn.Module]:
     parent: Any = _derived(root, makers[:-1]) if makers[:-1] else root
     methods = {**makers[-1](parent), "__reduce__": _reduce, "_derivation": (root, makers)}
-    return type(parent.__name__, (parent,), methods)
+    derived: Any = type(parent.__name__, (parent,), methods)
+    return derived
 
 
 def _reduce(module: Any) -> tuple[Any, ...]:
