@@ -3,7 +3,7 @@
 Importing the package registers every adapter and pyramid on mmengine's root registries.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from adapters.base import BackboneAdapter
 from adapters.factory import TimmAdapter, create_adapter
@@ -24,9 +24,6 @@ if MODELS is not None:
     import adapters.openmmlab.checkpoint_hook
     import adapters.openmmlab.cpu
     import adapters.openmmlab.layer_decay  # noqa: F401, all register themselves
-
-if TYPE_CHECKING:
-    from adapters.extraction import ExtractionOptions, extract
 
 __version__ = "0.1.0"
 

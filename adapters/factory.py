@@ -1,8 +1,10 @@
 """The way from a model's name to the adapter of its family."""
 
+import functools
+import inspect
 from typing import Any
 
-from adapters.base import AdapterOptions, BackboneAdapter
+from adapters.base import BackboneAdapter
 from adapters.families.convit import ConViTAdapter
 from adapters.families.generic import GenericAdapter
 from adapters.families.swinv2_cr import SwinV2CrAdapter
@@ -30,6 +32,13 @@ def family_of(model_name: str) -> type[BackboneAdapter]:
     return next((family for family in FAMILIES if module in family.timm_modules), GenericAdapter)
 
 
+@functools.cache
+def _options_of(family: Any) -> frozenset[str]:
+    """Name the arguments of a family: those of the base, and its own."""
+    named = {*inspect.signature(BackboneAdapter).parameters, *inspect.signature(family).parameters}
+    return frozenset(named - {"options"})  # the base's, as a family takes them
+
+
 @register_model
 def TimmAdapter(model_name: str, **options: Any) -> BackboneAdapter:  # noqa: N802, the name of a registered type
     """Build the adapter of any timm model, at random; ``init_weights()`` loads.
@@ -42,7 +51,8 @@ def TimmAdapter(model_name: str, **options: Any) -> BackboneAdapter:  # noqa: N8
         ValueError: an unknown model, an option that its family does not have, or a value that is not allowed.
     """
     family = family_of(model_name)
-    known = {*AdapterOptions.__annotations__, *family.__init__.__annotations__} - {"return", "options"}
+    cls: Any = family
+    known = _options_of(cls)
     if unknown := sorted(set(options) - known):
         raise ValueError(
             f"{model_name} is served by {family.__name__}, which takes no {', '.join(unknown)}; "

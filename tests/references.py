@@ -1,17 +1,18 @@
-"""What each family must compute, built without the package: timm at the image's size, or the formula written out.
+"""References for each family, built without the package: timm at the image's size, or the formula written out.
 
-Slow and plain on purpose. Nothing here imports ``adapters``.
+Slow and simple on purpose. Nothing here imports ``adapters``, and of ``lab`` only what does not import it either.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import timm
 import torch
 import torch.nn.functional as F
-from lab.benchmark.compare import relative_error as relative_error
-from timm.layers import resample_abs_pos_embed
+from lab.compare import relative_error as relative_error
+from lab.timm_models import copy_weights as copy_weights
+from lab.timm_models import set_convit_grid
 from torch import Tensor, nn
 
 
@@ -26,36 +27,15 @@ def crop(feature_map: Tensor, size: tuple[int, int], stride: int) -> Tensor:
     return feature_map[..., : math.ceil(size[0] / stride), : math.ceil(size[1] / stride)]
 
 
-def copy_weights(model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
-    """Give a timm model the tensors of a trunk, position embeddings resampled to the model's own grid."""
-    own = dict(model.state_dict())
-    for key, tensor in state.items():
-        if key == "pos_embed" and tensor.shape != own[key].shape:
-            grid = model.patch_embed.grid_size
-            prefix = own[key].shape[1] - grid[0] * grid[1]
-            tensor = resample_abs_pos_embed(tensor, grid, num_prefix_tokens=prefix)
-        own[key] = tensor
-    model.load_state_dict(own)
-    return model.eval()
-
-
 def timm_maps(model: nn.Module, image: Tensor, indices: Sequence[int], norm: bool) -> list[Tensor]:
     """timm's own intermediate maps."""
     return model.forward_intermediates(image, indices=list(indices), norm=norm, intermediates_only=True)
 
 
 def convit_on_grid(model: nn.Module, grid: tuple[int, int]) -> nn.Module:
-    """timm's ConViT with the (dx, dy) of an H x W grid in its full N x N table of positions."""
-    height, width = grid
-    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    x, y = x.flatten().float(), y.flatten().float()
-    dx, dy = x[None, :] - x[:, None], y[None, :] - y[:, None]
-    table = torch.stack((dx, dy, dx.square() + dy.square()), dim=-1).unsqueeze(0)
-    for block in model.blocks:
-        if block.use_gpsa:
-            block.attn.rel_indices = table
+    """Let timm's ConViT take the images of an H x W grid, with the true (dx, dy) between its cells."""
     model.patch_embed.strict_img_size = False
-    return model
+    return set_convit_grid(model, grid)
 
 
 def masked_swinv2_cr(model: nn.Module, image: Tensor, window: int) -> list[Tensor]:

@@ -8,9 +8,10 @@ not outnumber the cells of a small image, and boxes that a second stage looks at
 from pathlib import Path
 from typing import Any
 
+from lab.synthetic import shrink_model
 from mmengine.config import Config
 
-from adapters.openmmlab.config_tree import children, find_owner, type_name
+from adapters.openmmlab.config_tree import children, find_owner
 from adapters.trunk.build import timm_module_name
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -29,7 +30,6 @@ DEPTHS: dict[str, dict[str, Any]] = {
 }
 FULL_DEPTH, SMALL_DEPTH = 12, 4
 SMALL_WINDOW = 3
-MAX_QUERIES = 100
 MAX_PROPOSALS = 16
 MAX_DETECTIONS = 10
 SIDES = {"mmdet": 128, "mmseg": 64}
@@ -43,7 +43,8 @@ def shrink(cfg: Config) -> int:
     """Make a recipe's model small, in place; return the side of the images that suit it."""
     side = SIDES[cfg.default_scope]
     _shrink_backbone(find_owner(cfg.model)[0]["backbone"])
-    _shrink_rest(cfg.model, side)
+    shrink_model(cfg.model, side)
+    _shrink_proposals(cfg.model)
     return side
 
 
@@ -66,15 +67,10 @@ def _shrink_backbone(backbone: Any) -> None:
         backbone.global_blocks = (1, 3)
 
 
-def _shrink_rest(node: Any, side: int) -> None:
+def _shrink_proposals(node: Any) -> None:
     for child in children(node):
-        _shrink_rest(child, side)
+        _shrink_proposals(child)
     if isinstance(node, dict):
-        node.pop("batch_augments", None)
-        if type_name(node) == "SegDataPreProcessor":
-            node["size"] = (side, side)
-        if node.get("num_queries", 0) > MAX_QUERIES:
-            node["num_queries"] = MAX_QUERIES
         if "rcnn" in node and "rpn_proposal" in node:
             node["rcnn"]["sampler"]["num"] = MAX_PROPOSALS
         elif "rcnn" in node:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import nn
+from lab.randomise import randomise
 
 import adapters
 from adapters import BackboneAdapter
@@ -54,21 +54,6 @@ def _build(name: str, overrides: tuple[tuple[str, Any], ...]) -> BackboneAdapter
     torch.manual_seed(0)
     adapter = adapters.TimmAdapter(spec.model_name, **{**spec.options, **dict(overrides)})
     return randomise(adapter).eval()
-
-
-def randomise(module: nn.Module, seed: int = 0) -> nn.Module:
-    """Move every parameter and running statistic off its initial value, where much is zero or one."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in module.parameters():
-            scale = 0.1 if parameter.ndim < 2 else 0.05
-            parameter.add_(torch.randn(parameter.shape, generator=generator) * scale)
-        for name, buffer in module.named_buffers():
-            if name.endswith("running_var"):
-                buffer.mul_(1 + torch.rand(buffer.shape, generator=generator))
-            elif name.endswith("running_mean"):
-                buffer.add_(torch.randn(buffer.shape, generator=generator) * 0.1)
-    return module
 
 
 def image(height: int, width: int, batch: int = 2, channels: int = 3, seed: int = 1) -> torch.Tensor:

@@ -1,51 +1,12 @@
-"""Draw the dataset of shapes: detection, instance and semantic segmentation without a download.
+#!/usr/bin/env python
+"""Draw the dataset of shapes: `python tools/make_shapes.py --out data/shapes`."""
 
-Example:
-    python tools/make_shapes.py --out data/shapes --train 600 --val 80 --seed 0 --size-range 128 192
-"""
-
-import argparse
 import sys
-from pathlib import Path
 
-from lab.shapes import CLASSES, ShapesSettings, make_dataset
-
-
-def parse_args() -> argparse.Namespace:
-    defaults = ShapesSettings()
-    parser = argparse.ArgumentParser(
-        description="Draw the dataset of shapes that the demo trains on.",
-        epilog=f"Classes: {', '.join(CLASSES)}. The same options give the same bytes; "
-        "a complete dataset of the same options is not drawn again.",
-    )
-    parser.add_argument("--out", type=Path, default=Path("data/shapes"), help="folder (default: %(default)s)")
-    parser.add_argument("--train", type=int, default=defaults.train, help="images (default: %(default)s)")
-    parser.add_argument("--val", type=int, default=defaults.val, help="images (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=defaults.seed, help="default: %(default)s")
-    parser.add_argument(
-        "--size-range",
-        type=int,
-        nargs=2,
-        metavar=("LEAST", "GREATEST"),
-        default=defaults.size_range,
-        help="sides of the images in pixels (default: %(default)s)",
-    )
-    parser.add_argument("--overwrite", action="store_true", help="replace a dataset of other options")
-    return parser.parse_args()
-
-
-def main() -> int:
-    args = parse_args()
-    try:
-        settings = ShapesSettings(args.train, args.val, args.seed, tuple(args.size_range))
-        drawn = make_dataset(args.out, settings, args.overwrite)
-    except (ValueError, FileNotFoundError, ModuleNotFoundError) as error:
-        print(f"make_shapes: {error}", file=sys.stderr)
-        return 1
-    state = "drawn" if drawn else "there already"
-    print(f"{args.out}: {state}, {args.train} images to train on and {args.val} to validate on")
-    return 0
-
+from adapters.commands.errors import one_line_errors
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with one_line_errors():
+        from lab.shapes.command import main
+
+        sys.exit(main())

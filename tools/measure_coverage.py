@@ -1,76 +1,16 @@
 #!/usr/bin/env python
-"""Measure which of timm's families work as backbones, beside timm's and mmseg's wrappers, and write docs/coverage.md.
+"""Measure which of timm's families work as backbones: `python tools/measure_coverage.py --families hiera nest`.
 
-The smallest model of each family is built, run at five sizes, trained, frozen, checkpointed, compiled, and put into a
-detector and a segmentor, each in a process of its own. About an hour on two cores; results are kept in
-work_dirs/coverage, and a second run goes on from there (all of it anew: remove that folder).
-
-Its name is not coverage.py since Python looks for modules beside a script first: numba, which imports a package of
+The name is not coverage.py since Python looks for modules beside a script first: numba, which imports a package of
 that name, would get the script.
-
-    python tools/measure_coverage.py                       # everything that is missing, then the page
-    python tools/measure_coverage.py --families hiera nest # these alone, anew; the page is left as it is
-    python tools/measure_coverage.py --records             # the records of every model, for adapters.list_models
 """
 
-import argparse
-import os
-from pathlib import Path
-
-import torch
-from lab.coverage.report import judge, render
-from lab.coverage.representatives import representatives
-from lab.coverage.store import write_json
+import sys
 
 from adapters.commands.errors import one_line_errors
-from adapters.registry import require_mmengine
-
-ROOT = Path(__file__).resolve().parents[1]
-PAGE = ROOT / "docs" / "coverage.md"
-
-
-def main() -> None:
-    args = parse_args()
-    torch.set_num_threads(args.threads)
-    if args.records:
-        from lab.coverage.records import survey
-
-        survey(args.time_limit, args.jobs)
-        return
-    require_mmengine("tools/measure_coverage.py")
-    from lab.coverage.run import run
-
-    models = representatives(args.out / "representatives.json")
-    unknown = sorted(set(args.families) - {one.family for one in models})
-    if unknown:
-        raise SystemExit(
-            f"error: timm has no family {', '.join(unknown)}; it has {', '.join(o.family for o in models)}"
-        )
-    chosen = [one for one in models if not args.families or one.family in args.families]
-    table = run(chosen, args.out / "results.json", args.time_limit, again=args.families, jobs=args.jobs)
-    for one in chosen:
-        ours = table["families"][one.family]["adapters"]
-        wrong = {
-            column: cell for column, cell in ours.items() if column not in ("levels", "seconds") and not judge(cell)
-        }
-        print(f"{one.family:28} {one.model_name:40} {wrong or 'ok'}")
-    if not args.families:
-        write_json(PAGE.with_suffix(".json"), table)
-        PAGE.write_text(render(table))
-        print(f"written: {PAGE}")
-
-
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--families", nargs="+", default=[], metavar="NAME", help="files of timm.models, such as hiera")
-    parser.add_argument("--records", action="store_true", help="write the records that adapters.list_models reads")
-    parser.add_argument("--time-limit", type=float, default=300, help="seconds for one cell")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="measured at once (default: all cores)")
-    parser.add_argument("--threads", type=int, default=1, help="of each (default: %(default)s)")
-    parser.add_argument("--out", type=Path, default=ROOT / "work_dirs" / "coverage")
-    return parser.parse_args()
-
 
 if __name__ == "__main__":
     with one_line_errors():
-        main()
+        from lab.coverage.command import main
+
+        sys.exit(main())

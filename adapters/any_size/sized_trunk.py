@@ -28,8 +28,8 @@ Size = tuple[int, int]
 _OF_ANY_MODULE = frozenset(vars(nn.Module()))
 
 #: Sizes remembered at once, and what their index buffers and resampled tables may take together.
-MOST_SIZES = 32
-MOST_BYTES = 512 << 20
+MAX_SIZES = 32
+MAX_BYTES = 512 << 20
 
 
 @dataclass
@@ -121,7 +121,7 @@ class SizedTrunk:
                     self._original = self._build_at_size(self._native)
                 self._changes[size] = dict(compare(self._original, self._build_at_size(size), self._native, size))
         self._changes.move_to_end(size)
-        while len(self._changes) > 1 and (len(self._changes) > MOST_SIZES or self._bytes() > MOST_BYTES):
+        while len(self._changes) > 1 and (len(self._changes) > MAX_SIZES or self._bytes() > MAX_BYTES):
             self._changes.popitem(last=False)
         return self._changes[size]
 

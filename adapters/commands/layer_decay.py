@@ -1,7 +1,9 @@
 """The command ``dense-adapters layer-decay``."""
 
 import argparse
+import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 
 from adapters.commands.train import CONFIG_HELP, add_config_arguments
 from adapters.registry import require_mmengine
@@ -35,10 +37,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     args = make_parser().parse_args(arguments)
     require_mmengine("dense-adapters layer-decay")
-    from adapters.openmmlab.layer_decay import format_groups, groups_of_config
-    from adapters.openmmlab.run import load_config, parse_overrides
+    with redirect_stdout(sys.stderr):  # mmdet and mmseg print when they are imported
+        from adapters.openmmlab.layer_decay import format_groups, groups_of_config
+        from adapters.openmmlab.run import load_config, parse_overrides
 
-    cfg, notes = load_config(args.config, backbone=args.backbone, overrides=parse_overrides(args.cfg_options))
+        cfg, notes = load_config(args.config, backbone=args.backbone, overrides=parse_overrides(args.cfg_options))
     for note in notes:
         print(note)
     groups = groups_of_config(cfg, args.decay_rate)

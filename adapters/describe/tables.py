@@ -1,7 +1,7 @@
 """Rows of a table, for a terminal, a Markdown page or a program."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Container, Iterable, Sequence
 from typing import Any
 
 from rich.table import Table
@@ -65,12 +65,13 @@ def to_markdown(rows: Sequence[Row]) -> str:
     """Write a Markdown table, numbers to the right."""
     names = list(rows[0])
     numeric = {name for name in names if all(isinstance(row[name], int | float | None) for row in rows)}
-    lines = [
-        f"| {' | '.join(names)} |",
-        f"|{'|'.join('---:' if name in numeric else '---' for name in names)}|",
-        *(f"| {' | '.join(_format_cell(row[name]) for name in names)} |" for row in rows),
-    ]
-    return "\n".join(lines)
+    return markdown_table(names, [[_format_cell(row[name]) for name in names] for row in rows], numeric)
+
+
+def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]], right_aligned: Container[str] = ()) -> str:
+    """Write a Markdown table of texts, columns to the left; those in ``right_aligned``, by heading, to the right."""
+    rule = "|".join("---:" if heading in right_aligned else "---" for heading in headings)
+    return "\n".join([f"| {' | '.join(headings)} |", f"|{rule}|", *(f"| {' | '.join(cells)} |" for cells in rows)])
 
 
 def to_json(rows: Sequence[Row]) -> str:

@@ -74,11 +74,11 @@ class GenericAdapter(BackboneAdapter):
                 )
             if "dynamic_img_size" not in sizing:
                 key = self._build_key()
-                known = _SIZED_TRUNK_CACHE.get(key, _SIZED_TRUNK_CACHE)
-                if known is _SIZED_TRUNK_CACHE:  # None is an answer, too
-                    known = self._find_sized_trunk(trunk)
-                    _remember(_SIZED_TRUNK_CACHE, key, known)
-                self.sized_trunk = copy.deepcopy(known)
+                known = dict(_SIZED_TRUNK_CACHE)  # another thread may forget what this one is about to read
+                if key not in known:
+                    known[key] = self._find_sized_trunk(trunk)
+                    _remember(_SIZED_TRUNK_CACHE, key, known[key])
+                self.sized_trunk = copy.deepcopy(known[key])
             return trunk
         raise AssertionError("the last sizing asks timm for nothing")
 

@@ -25,7 +25,7 @@ def check_channels(what: str, channels: int | Sequence[int]) -> tuple[int, ...]:
 
 
 def check_maps(maps: Sequence[Tensor], in_channels: tuple[int, ...]) -> None:
-    """Check the last maps, ``(B, C_i, h_i, w_i)``, against the channels that were announced for them.
+    """Check the last maps, ``(B, C, h, w)`` each, against the channels that were announced for them.
 
     Raises:
         ValueError: there is no tuple of maps, or they have other channels.

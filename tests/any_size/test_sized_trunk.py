@@ -1,6 +1,7 @@
-"""Models of one size under training: tables that are resampled, and what timm itself keeps, are never stale."""
+"""Models that timm builds for one size, at every size and under training: nothing is stale, and nothing piles up."""
 
 import copy
+import pickle
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -9,7 +10,7 @@ import pytest
 import timm
 import torch
 from torch import Tensor, nn
-from zoo import ZOO, image, randomise
+from zoo import ZOO, Spec, image, randomise
 
 import adapters
 from adapters import BackboneAdapter
@@ -43,6 +44,11 @@ def tables(adapter: BackboneAdapter) -> list[nn.Parameter]:
     names = [f"{path}.{name}".lstrip(".") for path, change in changes.items() for name in change.tables]
     held = dict(adapter.trunk.named_parameters())
     return [held[name] for name in names if name in held]  # some were pruned
+
+
+def views(adapter: BackboneAdapter) -> dict[tuple[int, int], Any]:
+    """The views that this thread holds."""
+    return adapter.sized_trunk._of_thread.views
 
 
 def loss(adapter: BackboneAdapter, seed: int = 3) -> Tensor:
@@ -146,11 +152,49 @@ def test_a_copy_made_after_sizes_were_seen_stands_alone(name: str) -> None:
     assert not torch.equal(adapter(image(*SIZE))[-1], expected[-1])
 
 
+@pytest.mark.parametrize("name", SIZED)
+@torch.no_grad()
+def test_sizes_leave_no_trace(name: str) -> None:
+    """No key in the state dict, and a pickled copy computes what the original did before it was changed."""
+    adapter = build(name)
+    keys = set(adapter.state_dict())
+    sizes = [(32 * side, 64) for side in range(2, 6)]
+    expected = [adapter(image(*size)) for size in sizes]
+    assert set(adapter.state_dict()) == keys
+    data = pickle.dumps(copy.deepcopy(adapter))
+    for parameter in adapter.parameters():
+        parameter.zero_()
+    twin = pickle.loads(data)
+    for size, maps in zip(sizes, expected, strict=True):
+        for one, other in zip(twin(image(*size)), maps, strict=True):
+            assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("name", SIZED)
+@torch.no_grad()
+def test_threads_of_one_size_do_not_meet(name: str) -> None:
+    """On one adapter, while two sizes push each other out."""
+    adapter = build(name)
+    images = [image(*size) for size in (SIZE, SIZE, (96, 64), (96, 64))]
+    expected = [adapter(x) for x in images]
+
+    def work(x: Tensor) -> list[tuple[Tensor, ...]]:
+        with torch.no_grad():
+            return [adapter(x) for _ in range(6)]
+
+    with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(4) as pool:
+        patch.setattr(sized_trunk, "MAX_SIZES", 1)
+        for passes, maps in zip(pool.map(work, images), expected, strict=True):
+            for some in passes:
+                for one, other in zip(some, maps, strict=True):
+                    torch.testing.assert_close(one, other)
+
+
 @pytest.mark.parametrize("name", ["beit", "levit", "hiera", "crossvit", "tiny_vit"])
 @torch.no_grad()
 def test_threads_over_the_same_weights_do_not_meet(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Twins as extraction makes them: parameters shared, sizes and views their own; more sizes than are kept."""
-    monkeypatch.setattr(sized_trunk, "MOST_SIZES", 2)
+    monkeypatch.setattr(sized_trunk, "MAX_SIZES", 2)
     adapter = build(name)
     images = [image(32 * rows, 32 * columns) for rows, columns in ((1, 2), (2, 1), (2, 3))]
     expected = [adapter(x) for x in images]
@@ -158,8 +202,8 @@ def test_threads_over_the_same_weights_do_not_meet(name: str, monkeypatch: pytes
     twin = copy.deepcopy(adapter, shared)
     assert {id(p) for p in twin.parameters()} == {id(p) for p in adapter.parameters()}
     if adapter.sized_trunk is not None:
-        for kept in ("_changes", "_views"):
-            assert getattr(twin.sized_trunk, kept) is not getattr(adapter.sized_trunk, kept)
+        assert twin.sized_trunk._changes is not adapter.sized_trunk._changes
+        assert not hasattr(twin.sized_trunk._of_thread, "views")
 
     def work(one: BackboneAdapter, order: list[int]) -> list[tuple[int, tuple[Tensor, ...]]]:
         with torch.no_grad():
@@ -178,10 +222,10 @@ def test_the_memory_of_sizes_counts_tables(monkeypatch: pytest.MonkeyPatch) -> N
     adapter = build("hiera")
     adapter(image(*SIZE))
     assert len(adapter.sized_trunk._changes) > 1
-    monkeypatch.setattr(sized_trunk, "MOST_BYTES", 1000)
+    monkeypatch.setattr(sized_trunk, "MAX_BYTES", 1000)
     adapter(image(96, 64))
     assert len(adapter.sized_trunk._changes) == 1
-    assert len(adapter.sized_trunk._views) == 1
+    assert len(views(adapter)) == 1
 
 
 @torch.no_grad()
@@ -199,3 +243,46 @@ def test_both_branches_of_crossvit_see_whole_patches() -> None:
     expected = model.forward_intermediates(x, indices=[0, 1, 2], intermediates_only=True)
     for one, other in zip(adapter(x), expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("spec", ZOO, ids=str)
+def test_the_models_of_one_size_are_these(spec: Spec) -> None:
+    assert (getattr(spec.build(), "sized_trunk", None) is not None) == (spec.name in SIZED)
+
+
+@torch.no_grad()
+def test_the_memory_of_sizes_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sized_trunk, "MAX_SIZES", 2)
+    adapter = build("beit")
+    expected = adapter(image(32, 48))[-1]
+    for side in (64, 96, 128):
+        adapter(image(side, 48))
+        assert len(adapter.sized_trunk._changes) <= 2
+        assert len(views(adapter)) <= 2
+    assert torch.equal(adapter(image(32, 48))[-1], expected)
+
+
+@torch.no_grad()
+def test_a_known_size_builds_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    adapter = build("beit")
+    adapter(image(64, 96))
+    monkeypatch.setattr(timm, "create_model", None)
+    adapter(image(64, 96))
+    adapter(image(60, 90))  # padded to the same
+
+
+@pytest.mark.parametrize("spec", [spec for spec in ZOO if spec.name in SIZED], ids=str)
+def test_converted_norms_and_modes_reach_every_size(spec: Spec) -> None:
+    """SyncBN conversion puts other modules in place, and freezing changes modes, after sizes have been seen."""
+    adapter = spec.build()
+    with torch.no_grad():
+        adapter(image(64, 96))
+    converted = nn.SyncBatchNorm.convert_sync_batchnorm(adapter).train()
+    view = converted.sized_trunk.at(converted.trunk, _padded(converted, (64, 96)))
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in view.modules())
+    assert all(module.training for module in view.modules())
+    assert {id(p) for p in view.parameters()} <= {id(p) for p in converted.parameters()}
+
+
+def _padded(adapter: BackboneAdapter, size: tuple[int, int]) -> tuple[int, ...]:
+    return tuple(side + -side % adapter.pad_multiple + sum(adapter.pad_margins) for side in size)

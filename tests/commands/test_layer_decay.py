@@ -8,12 +8,12 @@ from adapters.commands.layer_decay import main
 
 
 def test_the_groups_of_a_recipe(capsys: pytest.CaptureFixture) -> None:
-    """A ViT-B has 12 blocks; 0 is the stem, and ``-`` stands for parts outside of the trunk."""
+    """A ViT-B has 12 blocks; 0 is the stem, 13 the pyramid, and ``-`` stands for parts outside of the backbone."""
     assert main(["adapters::upernet_vit-base-rope_160k_ade20k-512x512"]) == 0
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert rows[0][:4] == ["layer", "scale", "lr", "decay"]
     layers = [row[0] for row in rows[1:]]
-    assert list(dict.fromkeys(layers)) == [*map(str, range(13)), "-"]
+    assert list(dict.fromkeys(layers)) == [*map(str, range(14)), "-"]
     rates = [float(row[2]) for row in rows[1:]]
     assert rates == sorted(rates)
     assert rates[0] < rates[-1]

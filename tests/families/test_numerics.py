@@ -10,6 +10,7 @@ from references import (
     masked_swinv2_cr,
     masked_twins_window_attention,
     pad,
+    relative_error,
     timm_maps,
 )
 from torch import Tensor
@@ -20,10 +21,6 @@ import adapters
 TOLERANCE = 1e-4
 SIZES = ((106, 150), (64, 96), (37, 140), (5, 3))
 COMPARED = [spec for spec in ZOO if spec.compares]
-
-
-def relative_error(actual: Tensor, expected: Tensor) -> float:
-    return ((actual - expected).norm() / expected.norm()).item()
 
 
 def reference_maps(spec: Spec, adapter: adapters.BackboneAdapter, x: Tensor) -> list[Tensor]:

@@ -1,31 +1,26 @@
 """The benchmark's figures are checked where the truth is known; its tables, files and exit codes with made-up ones."""
 
-import importlib.util
 import json
-import math
 import resource
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
-from lab.benchmark import compare, peers, report, run
+from lab import compare
+from lab.benchmark import command, peers, report, run
 from lab.benchmark.cases import ADAPTER, CASES, Case, Target, find_cases, parse_size
 from lab.benchmark.measure import Bench, limit_memory, peak_resident_bytes
-from lab.benchmark.plot import plot_sweep
-from lab.benchmark.settings import Settings
-from lab.benchmark.store import Store
-from lab.benchmark.worker import SideError, Worker
+from lab.benchmark.results import Measured, Result, Settings, finished
+from lab.benchmark.worker import SideError, Worker, _context, start_server
+from lab.results import Results
 from references import masked_swinv2_cr, timm_maps
 from torch import Tensor
 from zoo import CONVIT, SWIN_CR, TOKENS, TWINS, image
 
 import adapters
-from adapters.describe.flops import flop_counter
 
 #: The time is that of a hang: other work on a host has once held up a process for a minute.
 SETTINGS = Settings(threads=1, repeats=2, time_limit=240)
@@ -79,14 +74,14 @@ def test_built_in_cases_can_be_built() -> None:
 
 @torch.no_grad()
 def test_masked_swinv2_cr_equals_the_tests_own_reference() -> None:
-    """Two readings of the design, written apart: windows with a mask here, every token against every other there."""
+    """Two independent implementations of the design: windows with a mask, and every token against every other."""
     case = Case("swin", "swinv2_cr_tiny_ns_224", (100, 160), "masked", options={"trunk": SWIN_CR})
     x = image(100, 160)
-    side, plain = peers.build("masked", case), peers.build("timm", case).module.eval()
+    side, unmasked = peers.build("masked", case), peers.build("timm", case).module.eval()
     side.module.eval()
-    errors = compare.map_errors(list(side.maps(x)), masked_swinv2_cr(plain, x, window=7))
+    errors = compare.map_errors(list(side.maps(x)), masked_swinv2_cr(unmasked, x, window=7))
     assert max(errors) < 1e-4
-    assert max(compare.map_errors(timm_maps(plain, x, range(4), False), list(side.maps(x)))) > 1e-2
+    assert max(compare.map_errors(timm_maps(unmasked, x, range(4), False), list(side.maps(x)))) > 1e-2
 
 
 def test_timm_has_no_convit_for_a_grid_that_is_not_square() -> None:
@@ -120,37 +115,6 @@ def test_memory_of_a_side_leaves_out_its_weights() -> None:
     assert bench.peak_bytes() < weights / 4
 
 
-@pytest.mark.parametrize("backward", [False, True])
-def test_attention_and_depthwise_convolutions_are_counted(backward: bool) -> None:
-    query, key, value = (torch.randn(2, 3, 50, 16, requires_grad=backward) for _ in range(3))
-    x, depthwise = torch.randn(1, 8, 20, 20, requires_grad=True), torch.randn(8, 1, 3, 3, requires_grad=True)
-    with flop_counter() as attention:
-        out = F.scaled_dot_product_attention(query, key, value)
-        if backward:
-            out.sum().backward()
-    # Two products forward, five backward: the scores anew, and a gradient for each of four factors.
-    assert attention.get_total_flops() == (7 if backward else 2) * 2 * (2 * 3) * 50 * 50 * 16
-    with flop_counter() as convolution:
-        out = F.conv2d(x, depthwise, groups=8, padding=1)
-        if backward:
-            out.sum().backward()
-    assert convolution.get_total_flops() == (3 if backward else 1) * 2 * 8 * 20 * 20 * 9
-
-
-def test_relative_errors() -> None:
-    one = torch.ones(4)
-    assert compare.relative_error(one * 1.01, one) == pytest.approx(0.01)
-    assert compare.map_errors([one], [one, one]) == [math.inf]
-    assert compare.map_errors([one], [torch.ones(5)]) == [math.inf]
-    assert compare.gradient_error({}, {}) is None
-    assert compare.gradient_error({"a": one, "b": one}, {"a": one, "b": torch.ones(5), "c": one}) == 0
-    assert compare.within_tolerance([5e-5], None, "fp32")
-    assert not compare.within_tolerance([5e-5, 2e-4], None, "fp32")
-    assert not compare.within_tolerance([math.nan], None, "fp32")
-    assert not compare.within_tolerance([5e-5], 2e-3, "fp32")
-    assert compare.within_tolerance([1e-2], 0.1, "bf16")
-
-
 def test_a_worker_says_in_one_line_why_it_failed() -> None:
     for kind, case, reason in (
         ("timm", replace(CONVIT_CASE, size=(64, 96)), "ValueError: timm's ConViT takes"),
@@ -169,6 +133,16 @@ def test_a_worker_that_dies_or_hangs_is_reported() -> None:
         with pytest.raises(SideError, match="no answer in 0 s"):
             worker.ask("seconds")
         assert not worker._process.is_alive()
+
+
+def test_processes_are_forked_from_one_that_has_imported_everything(tmp_path: Path) -> None:
+    path = tmp_path / "answer"
+    code = f"import sys, pathlib; pathlib.Path({str(path)!r}).write_text(str('lab.benchmark.worker' in sys.modules))"
+    start_server()
+    process = _context.Process(target=exec, args=(code,))
+    process.start()
+    process.join()
+    assert path.read_text() == "True"
 
 
 class FakeWorker:
@@ -209,7 +183,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> type[FakeWorker]:
     return fresh
 
 
-def measure(case: Case = SVT, settings: Settings = SETTINGS) -> run.Result:
+def measure(case: Case = SVT, settings: Settings = SETTINGS) -> Result:
     return run.run_case(case, settings, lambda _: None)
 
 
@@ -333,14 +307,13 @@ def test_sizes() -> None:
 
 def test_a_case_elsewhere_has_no_targets() -> None:
     case = CASES[0]
-    assert case.at((64, 96)).name == f"{case.name}@64x96"
-    assert case.at((64, 96)).speed == case.in_mode("train").memory == Target()
+    assert case.in_mode("train").speed == case.in_mode("train").memory == Target()
     assert case.in_mode("forward") == case
 
 
-def result_of(case: Case = SVT, **changes: Any) -> run.Result:
-    ours, peer = run.Measured([0.5, 0.4, 0.6], 10 << 20, 800), run.Measured([2.0], 210 << 20, 900)
-    return replace(run.Result(asdict(case), ours, peer, [4000.0], [1e-6, 2e-6], None, True, "timm, fp32"), **changes)
+def result_of(case: Case = SVT, **changes: Any) -> Result:
+    ours, peer = Measured([0.5, 0.4, 0.6], 10 << 20, 800), Measured([2.0], 210 << 20, 900)
+    return replace(Result(asdict(case), ours, peer, [4000.0], [1e-6, 2e-6], None, True, "timm, fp32"), **changes)
 
 
 def test_the_table_shows_what_was_measured_beside_the_targets() -> None:
@@ -353,92 +326,50 @@ def test_the_table_shows_what_was_measured_beside_the_targets() -> None:
     assert "**4.00x**" in text
     assert "**1/21**" in text
     assert "**2.0e-06**" in text
-    unfinished = run.Result(result_of().case, peer=run.Measured(error="x [y]")).to_json()
+    unfinished = Result(result_of().case, peer=Measured(error="x [y]")).to_json()
     assert "peer failed: x [y]; numbers: nothing" in report.to_markdown([unfinished])
     assert report.to_table([unfinished], "t").row_count == 1
 
 
-def test_a_file_of_other_settings_or_nonsense_is_not_resumed(tmp_path: Path) -> None:
-    path = tmp_path / "results.json"
-    Store(path, SETTINGS, {"device": "a"}, resume=False).add(result_of())
-    assert Store(path, SETTINGS, {"device": "a"}, resume=True).finished(SVT) is not None
-    assert Store(path, SETTINGS, {"device": "a"}, resume=True).finished(replace(SVT, batch=3)) is None
-    assert Store(path, SETTINGS, {"device": "a"}, resume=False).finished(SVT) is None
-    with pytest.raises(ValueError, match="Choose another --out, or leave out --resume"):
-        Store(path, replace(SETTINGS, dtype="bf16"), {"device": "a"}, resume=True)
-    path.write_text("[]")
-    with pytest.raises(ValueError, match="holds no results of this tool"):
-        Store(path, SETTINGS, {}, resume=True)
-    assert [file.name for file in tmp_path.iterdir()] == ["results.json"]
-
-
-def test_a_case_that_failed_on_our_side_is_measured_again(tmp_path: Path) -> None:
-    store = Store(tmp_path / "results.json", SETTINGS, {}, resume=True)
-    store.add(result_of(ours=run.Measured(error="out of memory")))
-    assert store.finished(SVT) is None
-    store.add(result_of(peer=run.Measured(error="out of memory")))
-    assert store.finished(SVT) is not None
-
-
-def test_the_plot_has_a_line_for_each_side(tmp_path: Path) -> None:
-    results = [result_of(SVT.at((side, side))).to_json() for side in (256, 512)]
-    results.append(result_of(SVT.at((999, 999)), peer=run.Measured(error="out of memory")).to_json())
-    plot_sweep(results, tmp_path / "deep" / "sweep.png")
-    assert (tmp_path / "deep" / "sweep.png").read_bytes().startswith(b"\x89PNG")
-    assert len(list((tmp_path / "deep").iterdir())) == 1
-
-
-@pytest.fixture
-def tool() -> ModuleType:
-    path = Path(__file__).parents[2] / "tools" / "benchmark.py"
-    spec = importlib.util.spec_from_file_location("benchmark_tool", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def test_a_case_that_failed_on_our_side_or_has_changed_is_measured_again(tmp_path: Path) -> None:
+    results = Results(tmp_path / "results.json", {})
+    results.add(SVT.name, result_of(ours=Measured(error="out of memory")).to_json())
+    assert finished(results, SVT) is None
+    results.add(SVT.name, result_of(peer=Measured(error="out of memory")).to_json())
+    assert finished(Results(tmp_path / "results.json", {}), SVT) == results.by_name[SVT.name]
+    assert finished(results, replace(SVT, batch=3)) is None
 
 
 def test_the_tool_writes_resumes_and_exits_by_the_numbers(
-    tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     measured: list[str] = []
 
-    def pretend(case: Case, _: Settings, progress: Callable[[str], None]) -> run.Result:
+    def pretend(case: Case, _: Settings, progress: Callable[[str], None]) -> Result:
         progress("pretending")
         measured.append(case.name)
         if case.name == "twins_svt-train":
             raise KeyboardInterrupt
         return result_of(case, within_tolerance=case.name != "convit-512")
 
-    monkeypatch.setattr(tool, "run_case", pretend)
+    monkeypatch.setattr(command, "run_case", pretend)
     out = ["--out", str(tmp_path)]
     with pytest.raises(KeyboardInterrupt):
-        tool.main(["--cases", "convit-1024", "convit-512", "twins_svt-train", *out])
+        command.main(["--cases", "convit-1024", "convit-512", "twins_svt-train", *out])
     assert list(json.loads((tmp_path / "results.json").read_text())["results"]) == ["convit-1024", "convit-512"]
-    assert tool.main(["--cases", "convit-1024", "vit_rope-train", "--resume", *out]) == 0
+    assert command.main(["--cases", "convit-1024", "vit_rope-train", "--resume", *out]) == 0
     assert measured == ["convit-1024", "convit-512", "twins_svt-train", "vit_rope-train"]
-    assert tool.main(["--cases", "convit-1024", "convit-512", "--resume", *out]) == 1
+    assert command.main(["--cases", "convit-1024", "convit-512", "--resume", *out]) == 1
     assert "convit-512 " in capsys.readouterr().out
     assert (tmp_path / "results.md").read_text().count("\n") == 4
-    monkeypatch.setattr(tool, "run_case", lambda case, *_: result_of(case, ours=run.Measured(error="no")))
-    assert tool.main(["--cases", "convit-1024", *out]) == 1
+    monkeypatch.setattr(command, "run_case", lambda case, *_: result_of(case, ours=Measured(error="no")))
+    assert command.main(["--cases", "convit-1024", *out]) == 1
 
 
-def test_the_tool_sweeps_sizes(tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tool, "run_case", lambda case, *_: result_of(case))
-    assert tool.main(["--cases", "convit-512", "--sweep-sizes", "256", "512x768", "--out", str(tmp_path)]) == 0
-    assert list(json.loads((tmp_path / "results.json").read_text())["results"]) == [
-        "convit-512@256x256",
-        "convit-512@512x768",
-    ]
-    assert (tmp_path / "sweep.png").exists()
-
-
-def test_the_tool_lists_and_explains(tool: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
-    assert tool.main(["--list"]) == 0
+def test_the_tool_lists_and_explains(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(["--list"]) == 0
     listed = capsys.readouterr().out
     assert all(case.name in listed for case in CASES)
     assert "itself without with_cp" in listed
     with pytest.raises(ValueError, match="no such case"):
-        tool.main(["--cases", "nonsense"])
+        command.main(["--cases", "nonsense"])

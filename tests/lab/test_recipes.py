@@ -5,10 +5,6 @@ from pathlib import Path
 
 import pytest
 import small_recipes
-
-pytest.importorskip("mmdet")
-pytest.importorskip("mmseg")
-
 from lab import recipes as recipe_table
 from mmengine.config import Config
 

@@ -1,12 +1,11 @@
 """The drawn dataset: the same at every drawing, true to its pixels, and readable by mmdet and mmseg."""
 
-import importlib.util
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
-from lab.shapes import CLASSES, ShapesSettings, make_dataset, photographs, scene, writing
+from lab.shapes import CLASSES, ShapesSettings, command, make_dataset, photographs, scene, writing
 from lab.shapes.outlines import draw_outline
 from lab.shapes.textures import TEXTURES
 from matplotlib.path import Path as Polygon
@@ -139,7 +138,7 @@ def test_hidden_parts_belong_to_the_shape_above():
     for seed in range(10):
         drawn = scene.draw_scene("train", (96, 160), np.random.default_rng(seed))
         for instance in drawn.instances:
-            share = instance.mask.sum() / instance.whole
+            share = instance.mask.sum() / instance.outline_area
             assert scene.MIN_VISIBLE_SHARE <= share <= 1
             hidden += share < 0.95
     assert hidden > 3
@@ -230,24 +229,19 @@ def test_a_missing_scikit_image_is_named(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_command(tmp_path, monkeypatch, capsys):
-    spec = importlib.util.spec_from_file_location("make_shapes", REPOSITORY / "tools/make_shapes.py")
-    command = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(command)
-
+def test_the_command(tmp_path, capsys):
     def run(*options):
-        monkeypatch.setattr("sys.argv", ["make_shapes.py", "--out", str(tmp_path / "shapes"), *options])
-        return command.main(), *capsys.readouterr()
+        assert command.main(["--out", str(tmp_path / "shapes"), *options]) == 0
+        return capsys.readouterr()
 
     few = ["--train", "2", "--val", "1", "--size-range", "64", "96"]
-    code, out, err = run(*few)
-    assert code == 0
+    out, err = run(*few)
     assert "drawn, 2 images to train on and 1 to validate on" in out
     assert "3/3" in err
-    assert "there already" in run(*few)[1]
-    code, _, err = run(*few, "--seed", "9")
-    assert code == 1
-    assert "seed 0 instead of 9" in err
+    assert "there already" in run(*few).out
+    with pytest.raises(ValueError, match=r"seed 0 instead of 9.*--overwrite"):
+        run(*few, "--seed", "9")
+    assert "drawn, " in run(*few, "--seed", "9", "--overwrite").out
 
 
 # Configs -------------------------------------------------------------------------------------------------

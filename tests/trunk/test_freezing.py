@@ -8,7 +8,7 @@ import torch
 from mmengine.model import BaseModule, convert_sync_batchnorm
 from mmengine.optim import build_optim_wrapper
 from torch import Tensor, nn
-from zoo import ZOO, Spec, image
+from zoo import ZOO, Spec, image, randomise
 
 import adapters
 from adapters import BackboneAdapter
@@ -196,3 +196,10 @@ def test_what_surrounds_the_stem_is_frozen_with_it() -> None:
 def test_more_than_there_is(frozen_stages: int) -> None:
     with pytest.raises(ValueError, match=rf"frozen_stages={frozen_stages}, but twins_svt_small .* a stem and 4 stages"):
         TWINS.build(frozen_stages=frozen_stages)
+
+
+def test_frozen_parts_of_models_without_a_matcher() -> None:
+    adapter = randomise(adapters.TimmAdapter("poolformerv2_s12", frozen_stages=1))
+    frozen = {name for name, parameter in adapter.named_parameters() if not parameter.requires_grad}
+    assert frozen
+    assert all(name.startswith(("trunk.stem.", "trunk.stages.0.")) for name in frozen)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from lab.benchmark.compare import relative_error
+from lab.compare import relative_error
 from torch import Tensor
 from zoo import ZOO, Spec, image
 

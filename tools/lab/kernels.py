@@ -18,6 +18,7 @@ import torch
 from tqdm import tqdm
 
 from adapters import BackboneAdapter, TimmAdapter
+from adapters.describe.tables import markdown_table
 from adapters.files import write_text
 from adapters.kernels import cpu, linear, long_attention, mlp, packed_attention
 
@@ -127,8 +128,7 @@ def takes_part(kernel: str, model: str, mode: str) -> bool:
 def to_markdown(rows: Sequence[Row]) -> str:
     """Write the rows as a table; the last column is the time without the kernel over that with it."""
     headings = ("kernel", "model", "dtype", "mode", "size", "with", "without", "gain")
-    lines = ["| " + " | ".join(headings) + " |", "|" + "---|" * 5 + "--:|" * 3]
-    return "\n".join([*lines, *("| " + " | ".join(row.cells()) + " |" for row in rows)]) + "\n"
+    return markdown_table(headings, [row.cells() for row in rows], headings[5:]) + "\n"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -153,7 +153,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         rows += measure_model(model, dtype, mode, size, args.repeats)
     table = to_markdown(sorted(rows, key=lambda row: list(KERNELS).index(row.kernel)))
     print(table)
-    args.out.mkdir(parents=True, exist_ok=True)
     write_text(args.out / "kernels.md", table)
     print(f"Written: {args.out / 'kernels.md'}")
     return 0

@@ -1,20 +1,23 @@
-"""The table of recipes in ``configs/README.md``: what each was published to reach, what it costs, how it is started.
+"""The table of recipes in ``configs/README.md``: the published score of each, its cost, and the command that starts it.
 
 Counting all models takes minutes, so the counts are kept in ``configs/counts.json``, each with a digest of the model's
 config: a recipe is counted again when its model has changed.
 """
 
+import argparse
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 from mmengine.config import Config
+from tqdm import tqdm
 
-from adapters.files import write_text
+from adapters.describe.tables import markdown_table
+from adapters.files import read_json, write_json, write_text
 from adapters.openmmlab.count_config import count_config
 from adapters.openmmlab.run import register_scope
 
@@ -22,6 +25,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 CONFIGS = REPOSITORY / "configs"
 COUNTS = CONFIGS / "counts.json"
 README = CONFIGS / "README.md"
+COLUMNS = ("recipe", "published", "parameters M", "FLOPs G", "command")
 KINDS = {"detection": "Detection and instance segmentation", "segmentation": "Semantic segmentation"}
 
 HEAD = """# Recipes
@@ -56,12 +60,12 @@ class RecipeCount:
 
 
 def recipe_paths() -> list[Path]:
-    """Every recipe, by kind and name."""
+    """List every recipe, by kind and name."""
     return [path for kind in KINDS for path in sorted((CONFIGS / kind).glob("*.py"))]
 
 
 def digest(cfg: Config) -> str:
-    """What a count depends on, in twelve letters."""
+    """Hash the settings that a count depends on to twelve letters."""
     text = json.dumps([cfg.model.to_dict(), cfg.get("crop_size"), cfg.get("test_pipeline")], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -78,15 +82,18 @@ def count_recipe(cfg: Config) -> RecipeCount:
 
 
 def read_counts() -> dict[str, RecipeCount]:
-    """The counts that are kept, by the recipe's name."""
-    if not COUNTS.exists():
-        return {}
-    kept = json.loads(COUNTS.read_text())
+    """Read the counts that are kept, by the recipe's name."""
+    kept = read_json(COUNTS, {})
     return {name: RecipeCount(**{**value, "size": tuple(value["size"])}) for name, value in kept.items()}
 
 
+def write_counts(counts: Mapping[str, RecipeCount]) -> None:
+    """Keep counts, sorted by the recipe's name."""
+    write_json(COUNTS, {name: asdict(counts[name]) for name in sorted(counts)})
+
+
 def update_counts(paths: Iterable[Path]) -> dict[str, RecipeCount]:
-    """The counts of these recipes; those that are missing or stale are counted, and kept at once."""
+    """Return the counts of these recipes; those that are missing or stale are counted, and kept at once."""
     kept = read_counts()
     counts: dict[str, RecipeCount] = {}
     for path in paths:
@@ -94,52 +101,54 @@ def update_counts(paths: Iterable[Path]) -> dict[str, RecipeCount]:
         count = kept.get(path.stem)
         if count is None or count.digest != digest(cfg):
             kept[path.stem] = count = count_recipe(cfg)
-            write_text(COUNTS, json.dumps({name: asdict(kept[name]) for name in sorted(kept)}, indent=1) + "\n")
+            write_counts(kept)
         counts[path.stem] = count
-    write_text(COUNTS, json.dumps({name: asdict(counts[name]) for name in sorted(counts)}, indent=1) + "\n")
+    write_counts(counts)
     return counts
 
 
 def render(counts: dict[str, RecipeCount]) -> str:
-    """The text of ``configs/README.md``."""
+    """Write the text of ``configs/README.md``."""
     entries = {entry["Name"]: entry for entry in yaml.safe_load((CONFIGS / "metafile.yaml").read_text())["Models"]}
     parts = [HEAD]
     for kind, title in KINDS.items():
-        lines = [
-            f"## {title}",
-            "",
-            "| recipe | published | parameters M | FLOPs G | command |",
-            "|---|---|---|---|---|",
+        rows = [
+            _cells(path, entries.get(path.stem), counts[path.stem])
+            for path in recipe_paths()
+            if path.parent.name == kind
         ]
-        for path in recipe_paths():
-            if path.parent.name == kind:
-                lines.append(_row(path, entries.get(path.stem), counts[path.stem]))
-        parts.append("\n".join(lines) + "\n")
+        parts.append(f"## {title}\n\n{markdown_table(COLUMNS, rows)}\n")
     return "\n".join(parts)
 
 
-def _row(path: Path, entry: dict[str, Any] | None, count: RecipeCount) -> str:
+def _cells(path: Path, entry: dict[str, Any] | None, count: RecipeCount) -> tuple[str, ...]:
     place = path.relative_to(CONFIGS).as_posix()
-    cells = (
+    return (
         f"[{path.stem}]({place})",
         published(entry),
         f"{count.parameters / 1e6:.1f}",
         f"{count.multiply_adds / 1e9:.0f} at {count.size[0]} x {count.size[1]}",
         f"`{command(path)}`",
     )
-    return f"| {' | '.join(cells)} |"
 
 
 def published(entry: dict[str, Any] | None) -> str:
-    """The published figures of a recipe, the first metric of each task."""
+    """Write the published figures of a recipe, the first metric of each task."""
     results = entry["Results"] if entry else []
     figures = (next(iter(result["Metrics"].items())) for result in results)
     return ", ".join(f"{metric} {value}" for metric, value in figures) or "-"
 
 
 def command(path: Path) -> str:
-    """The command that trains a recipe at the batch that its learning rate is for."""
+    """Write the command that trains a recipe at the batch that its learning rate is for."""
     cfg = Config.fromfile(path)
     processes = cfg.auto_scale_lr.base_batch_size // cfg.train_dataloader.batch_size
     place = path.relative_to(REPOSITORY).as_posix()
     return f"tools/dist_train.sh {place} {processes}" if processes > 1 else f"python tools/train.py {place}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write ``configs/README.md``, counting the recipes whose models have changed."""
+    argparse.ArgumentParser(description=__doc__).parse_args(arguments)
+    write_text(README, render(update_counts(tqdm(recipe_paths(), dynamic_ncols=True))))
+    return 0

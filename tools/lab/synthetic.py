@@ -14,6 +14,8 @@ from mmdet.structures.mask import BitmapMasks
 from mmengine.structures import InstanceData, PixelData
 from mmseg.structures import SegDataSample
 
+from adapters.openmmlab.config_tree import children, type_name
+
 Batch = dict[str, Any]
 
 VIDEO_DETECTORS = ("Mask2FormerVideo", "MaskTrackRCNN", "QDTrack")
@@ -22,9 +24,30 @@ TRACKERS = ("ByteTrack", "OCSORT", "DeepSORT", "StrongSORT")
 #: Heads whose assigner takes masks as tensors if there are any, which pipelines for boxes do not load.
 HEADS_FOR_BOXES_ALONE = ("RTMDetHead", "RTMDetSepBNHead")
 
+MAX_QUERIES = 100
+
+
+def shrink_model(node: Any, size: int) -> None:
+    """Prepare a model's config for tiny images, in place.
+
+    The parts that would resize or pad them are left out, and a head asks for fewer queries than they have cells.
+
+    Args:
+        node: ``cfg.model``, or a part of it.
+        size: side of the images in pixels.
+    """
+    for child in children(node):
+        shrink_model(child, size)
+    if isinstance(node, dict):
+        node.pop("batch_augments", None)
+        if type_name(node) == "SegDataPreProcessor":
+            node.update(size=(size, size), test_cfg=None)
+        if node.get("num_queries", 0) > MAX_QUERIES:
+            node["num_queries"] = MAX_QUERIES
+
 
 def make_batch(model: Mapping, scope: str, size: int, training: bool) -> Batch:
-    """A batch that suits a model's config.
+    """Make a batch that suits a model's config.
 
     Args:
         model: ``cfg.model``.
@@ -56,7 +79,7 @@ def _image(rng: np.random.Generator, size: int) -> torch.Tensor:
 
 
 def _smallest_count(node: Any, key: str = "num_classes") -> int:
-    """The smallest value of a key anywhere in a config, so that no label is out of range for any head."""
+    """Find the smallest value of a key anywhere in a config, so that no label is out of range for any head."""
     if isinstance(node, Mapping):
         found = [node[key]] if isinstance(node.get(key), int) else []
         return min([*found, *(_smallest_count(value, key) for value in node.values())], default=1 << 30)
@@ -95,7 +118,7 @@ def _sample_maker(model: Mapping) -> Callable[[np.random.Generator, int, int], B
 
 
 def _boxes(rng: np.random.Generator, size: int, count: int) -> torch.Tensor:
-    """Boxes of an eighth to a half of the image, all inside."""
+    """Draw boxes ``(N, 4)`` of an eighth to a half of the image, all inside."""
     sides = rng.uniform(0.125, 0.5, (count, 2)) * size
     corners = rng.uniform(0, 1, (count, 2)) * (size - sides)
     return torch.from_numpy(np.hstack([corners, corners + sides])).float()

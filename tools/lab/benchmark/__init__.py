@@ -1,1 +1,1 @@
-"""Time, memory and numbers of an adapter beside those of its peers, in one run (``tools/benchmark.py``)."""
+"""The benchmark: time, memory and numbers of an adapter beside those of its peers (``tools/benchmark.py``)."""

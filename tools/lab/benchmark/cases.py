@@ -1,4 +1,4 @@
-"""What is measured: a model at a size, the peer that it is compared with, and what the comparison should show."""
+"""The benchmark's cases: a model at a size, the peer that it is compared with, and the ratios to reach."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -27,7 +27,7 @@ class Case:
     """One comparison.
 
     Attributes:
-        name: what ``--cases`` takes.
+        name: identifies the case for ``--cases``.
         model_name: timm's.
         size: ``(H, W)`` of the images.
         peer: what the adapter is compared with, a key of ``peers.PEERS``.
@@ -57,17 +57,12 @@ class Case:
     memory: Target = Target()
 
     def for_peer(self) -> "Case":
-        """The case as the peer gets it."""
+        """Return the case as the peer gets it."""
         options = self.peer_options if self.peer == ADAPTER else self.options
         return replace(self, size=self.peer_size or self.size, options=options)
 
-    def at(self, size: tuple[int, int]) -> "Case":
-        """The same comparison at another size, without its targets."""
-        name = f"{self.name}@{size[0]}x{size[1]}"
-        return replace(self, name=name, size=size, speed=Target(), memory=Target())
-
     def in_mode(self, mode: str) -> "Case":
-        """The same comparison in a mode; in another than its own it has no targets."""
+        """Return the same comparison in a mode; in another than its own it has no targets."""
         return self if mode == self.mode else replace(self, mode=mode, speed=Target(), memory=Target())
 
 
@@ -123,7 +118,7 @@ CASES: tuple[Case, ...] = (
 
 
 def parse_size(text: str) -> tuple[int, int]:
-    """``'512'`` -> ``(512, 512)``, ``'800x1344'`` -> ``(800, 1344)``.
+    """Read a size: ``'512'`` -> ``(512, 512)``, ``'800x1344'`` -> ``(800, 1344)``.
 
     Raises:
         ValueError: neither form.
@@ -135,7 +130,7 @@ def parse_size(text: str) -> tuple[int, int]:
 
 
 def find_cases(names: Sequence[str]) -> list[Case]:
-    """Cases by name: built-in ones, ``all`` of them, or ``MODEL@HxW`` for any timm model against timm itself.
+    """Find cases by name: built-in ones, ``all`` of them, or ``MODEL@HxW`` for any timm model against timm itself.
 
     Raises:
         ValueError: a name that is neither; what there is, is listed.

@@ -1,4 +1,4 @@
-"""A plain SwinV2-CR that is right at every size, to compare with where timm's is not."""
+"""A simple SwinV2-CR that is right at every size, for comparisons where timm's is not."""
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +21,7 @@ class PadFreeBlock(SwinTransformerV2CrBlock):
         return torch.roll(x, (down, right), dims=(1, 2))[:, :height, :width].contiguous()
 
     def _mask(self, size: tuple[int, int], pad: tuple[int, int], x: Tensor) -> Tensor:
-        """What is added to the scores of each window, ``(windows, L, L)``."""
+        """Make the term that is added to the scores of each window, ``(windows, L, L)``."""
         # 0: stays where it is; 1 and 2: wrapped around down and right; -1: a pad, which no query sees.
         region = torch.zeros(size, device=x.device)
         region[: self.shift_size[0]] += 1
@@ -29,8 +29,8 @@ class PadFreeBlock(SwinTransformerV2CrBlock):
         region = F.pad(region, (0, pad[1], 0, pad[0]), value=-1.0)
         region = torch.roll(region, [-shift for shift in self.shift_size], dims=(0, 1))
         windows = window_partition(region[None, :, :, None], self.window_size).flatten(1)
-        apart = (windows[:, :, None] != windows[:, None, :]) * -100.0
-        return apart.masked_fill(windows[:, None, :] == -1, float("-inf")).to(x.dtype)
+        separated = (windows[:, :, None] != windows[:, None, :]) * -100.0
+        return separated.masked_fill(windows[:, None, :] == -1, float("-inf")).to(x.dtype)
 
 
 def attend_no_pads(model: nn.Module) -> None:

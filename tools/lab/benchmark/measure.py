@@ -1,4 +1,4 @@
-"""What one process measures of one side: seconds, peak memory, multiply-adds, and the rate of the machine itself."""
+"""One side in one process: seconds, peak memory, multiply-adds, and the rate of the machine itself."""
 
 import ctypes
 import gc
@@ -16,7 +16,7 @@ from torch import Tensor
 from adapters.describe.flops import flop_counter
 from lab.benchmark import peers
 from lab.benchmark.cases import ADAPTER, Case
-from lab.benchmark.settings import Settings
+from lab.benchmark.results import Settings
 
 #: Sides of the square matrices whose product gives the machine's rate.
 MATRIX_SIDE = {"cpu": 2048, "cuda": 8192}
@@ -47,7 +47,7 @@ class Bench:
         self.image = torch.randn(case.batch, 3, *case.size, generator=generator).to(self.device)
 
     def run(self, dtype: str | None = None) -> list[Tensor]:
-        """Forward, and in train mode backward from the sum of each map's mean square."""
+        """Run forward, in train mode also backward from the maps' mean squares; return the maps ``(B, C, h, w)``."""
         dtype = dtype or self.settings.dtype
         self.side.module.zero_grad(set_to_none=True)
         autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=dtype == "bf16")
@@ -83,12 +83,12 @@ class Bench:
         return seconds, counter.get_total_flops()
 
     def seconds(self) -> float:
-        """One run."""
+        """Time one run."""
         gc.collect()
         return elapsed(self.run, self.device)
 
     def peak_bytes(self) -> int:
-        """The most memory that one run takes beyond what the process holds before it: imports, weights, image."""
+        """Measure the memory that one run takes at most beyond that of before it: imports, weights, image."""
         touch_kernels(self.device, self.trains)
         if self.device.type == "cpu":
             return peak_resident_bytes(self.run)
@@ -100,7 +100,7 @@ class Bench:
         return torch.cuda.max_memory_allocated(self.device) - before
 
     def matrix_rate(self) -> float:
-        """Floating point operations per second of one large matrix product in the run's dtype."""
+        """Measure the floating point operations per second of one large matrix product in the run's dtype."""
         side = MATRIX_SIDE[self.device.type]
         dtype = torch.bfloat16 if self.settings.dtype == "bf16" else torch.float32
         matrix = torch.ones(side, side, dtype=dtype, device=self.device)
@@ -109,7 +109,7 @@ class Bench:
 
 
 def elapsed(run: Callable[[], object], device: torch.device) -> float:
-    """Seconds of one call: by the clock on the CPU, by events on a GPU."""
+    """Time one call in seconds: by the clock on the CPU, by events on a GPU."""
     if device.type == "cpu":
         start = time.perf_counter()
         run()
@@ -124,7 +124,7 @@ def elapsed(run: Callable[[], object], device: torch.device) -> float:
 
 
 def peak_resident_bytes(run: Callable[[], object]) -> int:
-    """How far the resident memory of this process rises during a call.
+    """Measure by how many bytes the resident memory of this process rises during a call.
 
     The kernel keeps the high-water mark itself (``VmHWM``), so nothing has to be sampled and no peak is missed. Writing
     5 to ``clear_refs`` sets the mark back to what is resident now; ``ru_maxrss`` cannot be set back, and building the
@@ -145,14 +145,14 @@ def peak_resident_bytes(run: Callable[[], object]) -> int:
 
 
 def memory_status(field: str) -> int:
-    """A field of ``/proc/self/status``, in bytes."""
+    """Read a field of ``/proc/self/status``, in bytes."""
     match = re.search(rf"^{field}:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
     assert match is not None, field
     return int(match[1]) * 1024
 
 
 def prepare_process(settings: Settings) -> None:
-    """What holds for a whole process: its threads, exact fp32, and an end to its memory before the machine's."""
+    """Set up a process: its threads, exact fp32, and an end to its memory before the machine's."""
     torch.set_num_threads(settings.threads)
     torch.backends.cudnn.allow_tf32 = False
     if settings.device == "cpu":

@@ -1,4 +1,4 @@
-"""The sides of a comparison: the adapter, and what computes the same without this package."""
+"""The sides of a comparison: the adapter, and models that compute the same without this package."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -6,7 +6,6 @@ from typing import Any
 
 import timm
 import torch
-from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
 from adapters.base import BackboneAdapter
@@ -17,6 +16,8 @@ from adapters.families.vision_transformer import VisionTransformerAdapter
 from adapters.weights.formats import ADAPTERS, MMSEG
 from lab.benchmark.cases import ADAPTER, Case
 from lab.benchmark.masked_swinv2_cr import attend_no_pads
+from lab.randomise import randomise
+from lab.timm_models import copy_weights, set_convit_grid
 
 SEED = 0
 
@@ -28,8 +29,8 @@ class Side:
     """One side of a comparison.
 
     Attributes:
-        module: what holds the parameters.
-        maps: image -> the maps that both sides have.
+        module: holds the parameters.
+        maps: image ``(B, 3, H, W)`` -> the maps ``(B, C, h, w)`` that both sides have.
         to_timm: the module's names of tensors (parameters or their gradients) to timm's.
     """
 
@@ -47,17 +48,8 @@ def build(kind: str, case: Case) -> Side:
     """
     torch.manual_seed(SEED)
     adapter = TimmAdapter(case.model_name, **case.options)
-    randomise(adapter)
+    randomise(adapter, SEED, fan_in_share=0.5)
     return PEERS[kind](adapter, case)
-
-
-def randomise(module: nn.Module) -> None:
-    """Move every parameter off its initial value, where much is zero or one and would hide a difference."""
-    generator = torch.Generator().manual_seed(SEED)
-    with torch.no_grad():
-        for parameter in module.parameters():
-            scale = 0.1 if parameter.ndim < 2 else min(0.05, 0.5 * parameter[0].numel() ** -0.5)
-            parameter.add_(torch.randn(parameter.shape, generator=generator) * scale)
 
 
 def of_adapter(adapter: BackboneAdapter, case: Case) -> Side:  # noqa: ARG001, all builders are called alike
@@ -65,7 +57,7 @@ def of_adapter(adapter: BackboneAdapter, case: Case) -> Side:  # noqa: ARG001, a
 
 
 def of_timm(adapter: BackboneAdapter, case: Case) -> Side:
-    """timm as a careful user builds it for one size: ConViT for that image, SwinV2-CR with its pretrained windows."""
+    """Build timm's model as a careful user does: ConViT for that image, SwinV2-CR with its pretrained windows."""
     arguments: dict[str, Any] = {}
     if isinstance(adapter, ConViTAdapter):
         if case.size[0] != case.size[1]:
@@ -79,34 +71,27 @@ def of_timm(adapter: BackboneAdapter, case: Case) -> Side:
 
 
 def of_timm_img_size(adapter: BackboneAdapter, case: Case) -> Side:
-    """timm with the image's size alone, as its documentation suggests: SwinV2-CR's windows then grow with the image."""
+    """Build timm's model with the image's size alone, as its documentation suggests: SwinV2-CR's windows then grow."""
     return _timm_side(adapter, case, {"img_size": case.size})
 
 
 def of_dense_convit(adapter: BackboneAdapter, case: Case) -> Side:
-    """timm's ConViT with the ``N x N`` table of the true (dx, dy) of an ``H x W`` grid."""
+    """Build timm's ConViT with the ``N x N`` table of the true (dx, dy) of an ``H x W`` grid."""
     side = _timm_side(adapter, case, {"img_size": case.size})
-    model: Any = side.module
-    height, width = model.patch_embed.grid_size
-    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    x, y = x.flatten().float(), y.flatten().float()
-    dx, dy = x[None, :] - x[:, None], y[None, :] - y[:, None]
-    table = torch.stack((dx, dy, dx.square() + dy.square()), dim=-1).unsqueeze(0)
-    for block in model.blocks:
-        if block.use_gpsa:
-            block.attn.rel_indices = table
+    grid: Any = side.module.patch_embed.grid_size
+    set_convit_grid(side.module, grid)
     return side
 
 
 def of_masked_swinv2_cr(adapter: BackboneAdapter, case: Case) -> Side:
-    """timm with the pretrained windows, where grids are padded before they are rolled and no pad is attended."""
+    """Build timm's model with the pretrained windows; grids are padded before they are rolled, no pad is attended."""
     side = of_timm(adapter, case)
     attend_no_pads(side.module)
     return side
 
 
 def of_mmseg(adapter: BackboneAdapter, case: Case) -> Side:  # noqa: ARG001
-    """mmseg's own SVT or PCPVT."""
+    """Build mmseg's own SVT or PCPVT."""
     from mmseg.models.backbones import PCPVT, SVT
 
     trunk = adapter.trunk
@@ -148,14 +133,7 @@ PEERS: dict[str, Callable[[BackboneAdapter, Case], Side]] = {
 def _timm_side(adapter: BackboneAdapter, case: Case, arguments: Mapping[str, Any]) -> Side:
     model = timm.create_model(case.model_name, pretrained=False, **dict(case.options.get("trunk") or {}), **arguments)
     indices, norm = list(adapter.out_indices), adapter.out_norm
-    state = dict(model.state_dict())
-    for key, tensor in adapter.trunk.state_dict().items():
-        if key == "pos_embed" and tensor.shape != state[key].shape:
-            grid = model.patch_embed.grid_size
-            prefix = state[key].shape[1] - grid[0] * grid[1]
-            tensor = resample_abs_pos_embed(tensor, list(grid), num_prefix_tokens=prefix)
-        state[key] = tensor
-    model.load_state_dict(state)
+    copy_weights(model, adapter.trunk.state_dict())
     return Side(
         model,
         lambda image: model.forward_intermediates(

@@ -1,4 +1,4 @@
-"""What a run shows: the table on the screen, the same as Markdown, and what the figures were taken on."""
+"""The report of a run: the table for the screen, the same as Markdown, and the machine that it was taken on."""
 
 import os
 import platform
@@ -12,6 +12,7 @@ import torch
 from rich.markup import escape
 from rich.table import Table
 
+from adapters.describe.tables import markdown_table
 from lab.benchmark.cases import ADAPTER, SAME_AS_PEER, Case
 
 HEADINGS = (
@@ -35,7 +36,7 @@ REACHED, MISSED = "green", "red"
 
 
 def to_table(results: Iterable[Mapping[str, Any]], title: str) -> Table:
-    """Results, as ``Result.to_json`` gives them, for a terminal: red where a target is missed or numbers differ."""
+    """Make a terminal's table of ``Result.to_json``: red where a target is missed or numbers differ."""
     table = Table(title=title)
     for index, heading in enumerate(HEADINGS):
         table.add_column(heading, justify="left" if index < LEFT_ALIGNED else "right", no_wrap=index != 1)
@@ -47,25 +48,25 @@ def to_table(results: Iterable[Mapping[str, Any]], title: str) -> Table:
 
 
 def to_markdown(results: Iterable[Mapping[str, Any]]) -> str:
-    """Results, as ``Result.to_json`` gives them, as a Markdown table; what is missed is in bold."""
-    lines = ["| " + " | ".join(HEADINGS) + " |", "|" + "---|" * LEFT_ALIGNED + "--:|" * (len(HEADINGS) - LEFT_ALIGNED)]
+    """Write results, as ``Result.to_json`` gives them, as a Markdown table; missed targets are in bold."""
+    rows = []
     for result in results:
         cells = [f"**{text}**" if style == MISSED else text for text, style in to_cells(result)]
         cells[1] += "".join(f"; {note}" for note in notes(result))
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+        rows.append(cells)
+    return markdown_table(HEADINGS, rows, HEADINGS[LEFT_ALIGNED:]) + "\n"
 
 
 def to_cells(result: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """One text and style per heading."""
+    """Return one text and style per heading."""
     case, ours, peer = result["case"], result["ours"], result["peer"]
     speed, memory = result["speed"], result["memory"]
-    least, most = case["speed"]["must"], case["memory"]["must"]
+    at_least, at_most = case["speed"]["must"], case["memory"]["must"]
     speed_style = memory_style = ""
-    if speed is not None and least is not None:
-        speed_style = REACHED if speed >= least else MISSED
-    if memory is not None and most is not None:
-        memory_style = REACHED if memory <= most else MISSED
+    if speed is not None and at_least is not None:
+        speed_style = REACHED if speed >= at_least else MISSED
+    if memory is not None and at_most is not None:
+        memory_style = REACHED if memory <= at_most else MISSED
     off = NOTHING if result["map_errors"] is None else f"{max(result['map_errors']):.1e}"
     if result["gradient_error"] is not None:
         off += f", grad {result['gradient_error']:.1e}"
@@ -88,7 +89,7 @@ def to_cells(result: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def notes(result: Mapping[str, Any]) -> list[str]:
-    """What went wrong, and whose numbers are compared where they are not the peer's."""
+    """Say what went wrong, and whose numbers are compared where they are not the peer's."""
     found = [f"{side} failed: {result[side]['error']}" for side in ("ours", "peer") if result[side]["error"]]
     reference = result["case"]["reference"]
     if reference is not None and (reference != SAME_AS_PEER or result["map_errors"] is None):
@@ -97,14 +98,14 @@ def notes(result: Mapping[str, Any]) -> list[str]:
 
 
 def summary(result: Mapping[str, Any]) -> str:
-    """One line on a finished case."""
+    """Describe a finished case in one line."""
     cells = dict(zip(HEADINGS, (text for text, _ in to_cells(result)), strict=True))
     figures = f"{cells['faster']} faster, {cells['ratio']} of the memory, off by {cells['off by']}"
     return "; ".join([f"{result['case']['name']}: {figures}", *notes(result)])
 
 
 def case_list(cases: Iterable[Case]) -> Table:
-    """What there is to measure."""
+    """Make a table of the cases that can be measured."""
     table = Table("case", "model", "size", "batch", "mode", "against", "faster, must (aim)", "memory, at most (aim)")
     for case in cases:
         table.add_row(
@@ -121,7 +122,7 @@ def case_list(cases: Iterable[Case]) -> Table:
 
 
 def peer_title(case: Mapping[str, Any]) -> str:
-    """What stands on the other side."""
+    """Name the other side of a case."""
     if case["peer"] != ADAPTER:
         return case["peer"]
     if case["peer_size"]:
@@ -130,7 +131,7 @@ def peer_title(case: Mapping[str, Any]) -> str:
 
 
 def targets(target: Mapping[str, float | None], least: bool) -> str:
-    """``7x (10x)`` for what is to be reached at least, ``1/15`` for what is allowed at most."""
+    """Write a target: ``7x (10x)`` to be reached at least, ``1/15`` allowed at most."""
     must, aim = (
         NOTHING if value is None else f"{value:g}x" if least else ratio(value)
         for value in (target["must"], target["aim"])
@@ -139,29 +140,29 @@ def targets(target: Mapping[str, float | None], least: bool) -> str:
 
 
 def ratio(value: float) -> str:
-    """Three digits; below a half as a fraction, ``1/21.3``."""
+    """Write three digits; below a half as a fraction, ``1/21.3``."""
     return f"1/{1 / value:.3g}" if value < 0.5 else f"{value:.3g}"
 
 
 def times(value: float | None) -> str:
-    """How many times faster."""
+    """Write a speed-up: ``1.23x``."""
     return NOTHING if value is None else f"{value:.2f}x"
 
 
 def duration(seconds: float | None) -> str:
-    """Seconds, or milliseconds below ten seconds."""
+    """Write seconds, or milliseconds below ten seconds."""
     if seconds is None:
         return NOTHING
     return f"{seconds:.1f} s" if seconds >= 10 else f"{seconds * 1000:.0f} ms"
 
 
 def megabytes(count: int | None) -> str:
-    """Bytes in MiB."""
+    """Write bytes in MiB."""
     return NOTHING if count is None else f"{count / 2**20:,.0f} MiB"
 
 
 def machine(device: str) -> dict[str, str]:
-    """What the figures are taken on."""
+    """Describe the machine and the versions that figures are taken with."""
     name = platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists() and (match := re.search(r"^model name\s*:\s*(.+)$", cpuinfo.read_text(), re.MULTILINE)):

@@ -1,102 +1,18 @@
 """One case from start to end: both sides build, compare numbers, take turns at the clock, and show their memory."""
 
-import statistics
 import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from lab.benchmark import compare
+from lab import compare
 from lab.benchmark.cases import ADAPTER, SAME_AS_PEER, Case
-from lab.benchmark.settings import Settings
+from lab.benchmark.results import Measured, Result, Settings
 from lab.benchmark.worker import SideError, Worker
-
-
-@dataclass
-class Measured:
-    """What one side showed; an error says why something is missing.
-
-    Attributes:
-        seconds: of each timed run, in order.
-        peak_bytes: of one run, beyond imports, weights and image.
-        flops: two for each multiply-add, as this side computes.
-        error: why the side could not be measured, or not further.
-    """
-
-    seconds: list[float] = field(default_factory=list)
-    peak_bytes: int | None = None
-    flops: int | None = None
-    error: str | None = None
-
-    @property
-    def median(self) -> float | None:
-        """Seconds of the median run."""
-        return statistics.median(self.seconds) if self.seconds else None
-
-
-@dataclass
-class Result:
-    """What a case showed.
-
-    Attributes:
-        case: its fields.
-        ours: the adapter.
-        peer: what it was compared with.
-        rates: floating point operations per second of a large matrix product, measured between the runs.
-        map_errors: relative, one per level; None where nothing was compared.
-        gradient_error: relative; None for a forward.
-        within_tolerance: whether the numbers agree; None where nothing was compared.
-        comparison: what the numbers were compared with, or why not.
-    """
-
-    case: dict[str, Any]
-    ours: Measured = field(default_factory=Measured)
-    peer: Measured = field(default_factory=Measured)
-    rates: list[float] = field(default_factory=list)
-    map_errors: list[float] | None = None
-    gradient_error: float | None = None
-    within_tolerance: bool | None = None
-    comparison: str = "nothing"
-
-    @property
-    def speed(self) -> float | None:
-        """The peer's median time over ours."""
-        ours, peer = self.ours.median, self.peer.median
-        return peer / ours if ours and peer else None
-
-    @property
-    def speed_of_fastest(self) -> float | None:
-        """The peer's fastest run over ours: what a machine with other work to do has disturbed least."""
-        ours, peer = self.ours.seconds, self.peer.seconds
-        return min(peer) / min(ours) if ours and peer else None
-
-    @property
-    def memory(self) -> float | None:
-        """Our peak over the peer's."""
-        ours, peer = self.ours.peak_bytes, self.peer.peak_bytes
-        return ours / peer if ours and peer else None
-
-    def share(self, side: Measured) -> float | None:
-        """The share of the machine's matrix-multiply rate that a side reaches."""
-        if not (side.median and side.flops and self.rates):
-            return None
-        return side.flops / side.median / statistics.median(self.rates)
-
-    def to_json(self) -> dict[str, Any]:
-        """As JSON takes it."""
-        value = {
-            **asdict(self),
-            "speed": self.speed,
-            "speed_of_fastest": self.speed_of_fastest,
-            "memory": self.memory,
-        }
-        for name, side in (("ours", self.ours), ("peer", self.peer)):
-            value[name].update(median=side.median, share=self.share(side))
-        return value
 
 
 def run_case(case: Case, settings: Settings, progress: Callable[[str], None]) -> Result:
@@ -105,13 +21,13 @@ def run_case(case: Case, settings: Settings, progress: Callable[[str], None]) ->
     Args:
         case: what to compare.
         settings: how.
-        progress: told what is going on.
+        progress: called with a few words on each step.
     """
     result = Result(case=asdict(case))
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="benchmark-")))
-        ours = Side("ours", ADAPTER, case, settings, result.ours, stack)
-        peer = Side("peer", case.peer, case.for_peer(), settings, result.peer, stack)
+        ours = RunningSide("ours", ADAPTER, case, settings, result.ours, stack)
+        peer = RunningSide("peer", case.peer, case.for_peer(), settings, result.peer, stack)
         if case.timed or case.reference is not None:
             for side in (ours, peer):
                 progress(f"first run, {side.name}")
@@ -127,8 +43,8 @@ def run_case(case: Case, settings: Settings, progress: Callable[[str], None]) ->
     return result
 
 
-class Side:
-    """One side of a running case: its process, and where its figures go."""
+class RunningSide:
+    """One side of a running case: its process and its figures."""
 
     def __init__(
         self, name: str, kind: str, case: Case, settings: Settings, measured: Measured, stack: ExitStack
@@ -140,7 +56,7 @@ class Side:
         self._worker = self._new_worker()
 
     def ask(self, what: str, *arguments: Any) -> Any:
-        """The answer of this side's process; None once the side has failed."""
+        """Return the answer of this side's process; None once the side has failed."""
         if self.measured.error is not None:
             return None
         try:
@@ -156,14 +72,16 @@ class Side:
             self.used, self.measured.flops = answer
 
     def measure_memory(self) -> None:
-        """The peak of a single run, in a fresh process."""
+        """Measure the peak of a single run, in a fresh process."""
         self._worker.stop()
         self._worker = self._new_worker()
         self.measured.peak_bytes = self.ask("peak_bytes")
         self._worker.stop()
 
 
-def take_turns(ours: Side, peer: Side, settings: Settings, result: Result, progress: Callable[[str], None]) -> None:
+def take_turns(
+    ours: RunningSide, peer: RunningSide, settings: Settings, result: Result, progress: Callable[[str], None]
+) -> None:
     """Time A B A B ..., with the machine's own rate in between, until each has its repeats or one its budget.
 
     Whatever else the machine does then hits both sides alike.
@@ -202,4 +120,4 @@ def compare_numbers(case: Case, settings: Settings, result: Result, folder: Path
     ours, reference = torch.load(folder / "ours"), torch.load(path)
     result.map_errors = compare.map_errors(ours["maps"], reference["maps"])
     result.gradient_error = compare.gradient_error(ours["gradients"], reference["gradients"])
-    result.within_tolerance = compare.within_tolerance(result.map_errors, result.gradient_error, settings.dtype)
+    result.within_tolerance = compare.is_within_tolerance(result.map_errors, result.gradient_error, settings.dtype)

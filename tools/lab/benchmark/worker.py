@@ -1,19 +1,33 @@
-"""A process of its own for each side, that measures when it is told to, so that no two ever run at once."""
+"""A process of its own for each side, which measures when it is asked to, so that no two ever run at once."""
 
 import multiprocessing
+import os
+import sys
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import Any
+from unittest import mock
 
 import torch
 
 from lab.benchmark.cases import Case
 from lab.benchmark.measure import Bench, prepare_process
-from lab.benchmark.settings import Settings
+from lab.benchmark.results import Settings
 
 #: Children are forked from a process that has imported this file and has run nothing: fresh, and there at once.
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload([__name__])
+
+
+def start_server() -> None:
+    """Start the process that children are forked from, unless it runs.
+
+    Up to Python 3.11 it does not get our ``sys.path``, and where it cannot import a module it goes on without a word:
+    each child would then import everything by itself.
+    """
+    with mock.patch.dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, sys.path))):
+        forkserver.ensure_running()
 
 
 class SideError(Exception):
@@ -31,6 +45,7 @@ class Worker:
 
     def __init__(self, kind: str, case: Case, settings: Settings) -> None:
         self._time_limit = settings.time_limit
+        start_server()
         self._connection, theirs = _context.Pipe()
         self._process = _context.Process(target=serve, args=(theirs, kind, case, settings), daemon=True)
         self._process.start()
@@ -88,7 +103,7 @@ def serve(connection: Connection, kind: str, case: Case, settings: Settings) -> 
 
 
 def one_line(error: Exception) -> str:
-    """Why a side failed, without the lines of a traceback."""
+    """Say why a side failed, without the lines of a traceback."""
     text = " ".join(str(error).split())
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in text:
         return f"out of memory: {text[:200]}"

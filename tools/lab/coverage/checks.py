@@ -1,4 +1,4 @@
-"""What is measured for one model: each check passes in silence or raises, and the reason goes into the table."""
+"""The checks of one model: each passes in silence or raises, and the reason goes into the table."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -11,7 +11,8 @@ from torch._subclasses.fake_tensor import DataDependentOutputException
 from adapters import BackboneAdapter, Level, TimmAdapter
 from adapters.describe.flops import flop_counter
 from adapters.trunk.probing import probe
-from lab.coverage.randomise import randomise
+from lab.compare import relative_error
+from lab.randomise import randomise
 
 M = TypeVar("M", bound=nn.Module)
 Size = tuple[int, int]
@@ -19,6 +20,8 @@ Size = tuple[int, int]
 SIZES: tuple[Size, ...] = ((256, 320), (250, 333), (97, 65), (800, 1344))
 SMALL: Size = (97, 65)
 TOLERANCE = 1e-4
+#: Noise on the weights: in models of full depth, activations bear no more.
+NOISE = 0.02
 
 
 class WrongError(Exception):
@@ -26,17 +29,18 @@ class WrongError(Exception):
 
 
 def require(condition: bool, reason: str) -> None:
+    """Raise :class:`WrongError` unless a condition holds."""
     if not condition:
         raise WrongError(reason)
 
 
 def random_image(size: Size, batch: int = 1, channels: int = 3) -> Tensor:
-    """``(B, C, H, W)``, the same at each call."""
+    """Draw an image ``(B, C, H, W)``, the same at each call."""
     return torch.randn(batch, channels, *size, generator=torch.Generator().manual_seed(1))
 
 
 def check_maps(maps: Sequence[Tensor], levels: Sequence[Level], image: Tensor) -> None:
-    """NCHW, exact ceil, the channels and the number of maps that were promised, contiguous, finite."""
+    """Require maps ``(B, C, ceil(H / stride), ceil(W / stride))`` of the image's dtype, one for each level."""
     require(len(maps) == len(levels), f"{len(maps)} maps for {len(levels)} levels")
     for feature_map, level in zip(maps, levels, strict=True):
         sides = (math.ceil(side / level.stride) for side in image.shape[-2:])
@@ -49,7 +53,7 @@ def check_maps(maps: Sequence[Tensor], levels: Sequence[Level], image: Tensor) -
 
 
 def check_size(adapter: BackboneAdapter, size: Size) -> None:
-    """Real numbers at one size, in eval mode."""
+    """Require contiguous, finite maps at one size, in eval mode."""
     image = random_image(size)
     with torch.no_grad():
         maps = adapter.eval()(image)
@@ -59,7 +63,7 @@ def check_size(adapter: BackboneAdapter, size: Size) -> None:
 
 
 def check_training_size(adapter: BackboneAdapter, size: Size) -> None:
-    """Shapes in train mode, on tensors without data where the model allows it."""
+    """Require the maps' shapes in train mode, on tensors without data where the model allows it."""
     shape = (2, 3, *size)
     try:
         maps = probe(adapter, lambda one, image: one(image), shape, training=True)
@@ -70,7 +74,7 @@ def check_training_size(adapter: BackboneAdapter, size: Size) -> None:
 
 
 def check_gradients(adapter: BackboneAdapter) -> None:
-    """After a step at a small odd size in train mode, every parameter has a finite gradient."""
+    """Require a finite gradient of every parameter after a step at a small odd size in train mode."""
     adapter.train()
     adapter.zero_grad()
     torch.manual_seed(0)
@@ -85,19 +89,19 @@ def check_gradients(adapter: BackboneAdapter) -> None:
 
 
 def check_compile(adapter: BackboneAdapter) -> None:
-    """``torch.compile`` (backend eager: tracing and guards, no code generation) gives the same maps, twice."""
+    """Require the same maps, twice, of ``torch.compile`` (backend eager: tracing and guards, no code generation)."""
     adapter.eval()
     torch._dynamo.reset()
     compiled = torch.compile(adapter, backend="eager", dynamic=False)
     image = random_image(SMALL)
     with torch.no_grad():
         for _ in range(2):
-            close(compiled(image), adapter(image))
+            require_close(compiled(image), adapter(image))
 
 
 def check_frozen(model_name: str) -> None:
-    """``frozen_stages=1``: stem and first stage get no gradient, the others do, and frozen norms stay in eval mode."""
-    adapter = randomise(TimmAdapter(model_name, frozen_stages=1)).train()
+    """Require of ``frozen_stages=1`` that stem and first stage alone get no gradient and stay in eval mode."""
+    adapter = randomise(TimmAdapter(model_name, frozen_stages=1), scale=NOISE).train()
     parts = adapter.part_names()
     everything = sorted(name for part in parts for name in part)
     trained = sorted(name for name, _ in adapter.named_parameters() if not name.startswith("pyramid."))
@@ -114,32 +118,32 @@ def check_frozen(model_name: str) -> None:
         require(not (own and own <= frozen and module.training), f"{prefix} is frozen but in train mode")
 
 
-def check_checkpointing(model_name: str, plain: BackboneAdapter) -> None:
-    """``with_cp``: the same loss and gradients, and something is recomputed."""
+def check_checkpointing(model_name: str, keeping: BackboneAdapter) -> None:
+    """Require of ``with_cp`` the gradients of the adapter that keeps its activations, and that layers run again."""
     adapter = TimmAdapter(model_name, with_cp=True)
-    adapter.load_state_dict(plain.state_dict())
-    both = [still(one.train()) for one in (plain, adapter)]
+    adapter.load_state_dict(keeping.state_dict())
+    both = [disable_randomness(one.train()) for one in (keeping, adapter)]
     calls = [_calls(one) for one in both]
     gradients = [{name: p.grad for name, p in one.named_parameters()} for one in both]
     # The hooks do not see what runs within a layer, the counter not what the reentrant kind (DenseNet) recomputes.
-    require(calls[1] > calls[0] or _operations(adapter) > _operations(plain), "nothing is recomputed")
+    require(calls[1] > calls[0] or _operations(adapter) > _operations(keeping), "nothing is recomputed")
     for name, expected in gradients[0].items():
         actual = gradients[1][name]
         if actual is None or expected is None:
             raise WrongError(f"{name} has no gradient")
-        error = (actual - expected).norm() / expected.norm().clamp_min(1e-6)
+        error = (actual - expected).norm() / expected.norm().clamp_min(1e-6)  # many gradients are nearly zero
         require(float(error) < 1e-2, f"the gradient of {name} differs by {float(error):.1e}")
 
 
 def _step(module: nn.Module) -> None:
-    """Backward from a loss that is the same at each call."""
+    """Run backward from a loss that is the same at each call."""
     module.zero_grad()
     torch.manual_seed(0)
     torch.stack([m.square().mean() for m in module(random_image(SMALL, batch=2))]).sum().backward()
 
 
 def _calls(module: nn.Module) -> int:
-    """How many linear layers and convolutions run in a step."""
+    """Count the linear layers and convolutions that run in a step."""
     calls = 0
 
     def count(*_: Any) -> None:
@@ -155,22 +159,22 @@ def _calls(module: nn.Module) -> int:
 
 
 def _operations(module: nn.Module) -> int:
-    """Multiplications and additions of a step."""
+    """Count the multiplications and additions of a step."""
     with flop_counter() as counter:
         _step(module)
     return counter.get_total_flops()
 
 
-def still(module: M) -> M:
-    """Take the randomness and the batch statistics out of train mode, so that two runs can be compared."""
+def disable_randomness(module: M) -> M:
+    """Put dropout and batch norm into eval mode, in place, so that two runs can be compared; return the module."""
     for child in module.modules():
         if isinstance(child, nn.modules.batchnorm._BatchNorm | nn.modules.dropout._DropoutNd):
             child.eval()
     return module
 
 
-def close(actual: Sequence[Tensor], expected: Sequence[Tensor], tolerance: float = TOLERANCE) -> None:
-    """Raise unless the maps agree, relative to the norm of each."""
+def require_close(actual: Sequence[Tensor], expected: Sequence[Tensor], tolerance: float = TOLERANCE) -> None:
+    """Raise unless two sets of maps ``(B, C, H, W)`` agree, relative to the norm of each."""
     require(len(actual) == len(expected), f"{len(actual)} maps for {len(expected)}")
     for one, other in zip(actual, expected, strict=True):
         require(one.shape == other.shape, f"{tuple(one.shape)} against {tuple(other.shape)}")
@@ -178,13 +182,8 @@ def close(actual: Sequence[Tensor], expected: Sequence[Tensor], tolerance: float
         require(error < tolerance, f"differs by {error:.1e}")
 
 
-def relative_error(actual: Tensor, expected: Tensor) -> float:
-    """The norm of the difference as a share of what is expected."""
-    return float((actual - expected).norm() / expected.norm().clamp_min(1e-12))
-
-
 def outcome(check: Callable[..., None], *arguments: Any) -> str:
-    """``'ok'``, or why not, in one line."""
+    """Run a check; return ``'ok'``, or why it failed, in one line."""
     try:
         check(*arguments)
     except WrongError as error:

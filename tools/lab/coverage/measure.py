@@ -1,4 +1,4 @@
-"""All cells of one family: ours, then its peers'."""
+"""The cells that one family has in the table for this package."""
 
 import math
 from collections.abc import Iterator
@@ -10,9 +10,9 @@ import torch
 from adapters import TimmAdapter
 from lab.coverage import checks
 from lab.coverage.checks import SIZES, Size, outcome, require
-from lab.coverage.randomise import randomise
 from lab.coverage.reference import compare_with_timm
 from lab.coverage.representatives import Representative
+from lab.randomise import randomise
 
 ROOT = Path(__file__).resolve().parents[3]
 CONFIGS = {
@@ -24,12 +24,12 @@ STEP_SIDE = 64
 
 
 def all_sizes(one: Representative) -> list[Size]:
-    """The sizes of the table; the first is the model's own."""
+    """List the sizes of the table; the first is the model's own."""
     return [one.native, *SIZES]
 
 
 def measure_ours(one: Representative, sizes: list[Size], steps: bool) -> Iterator[tuple[str, str]]:
-    """``(column, outcome)`` for everything that an adapter promises.
+    """Yield ``(column, outcome)`` for everything that an adapter promises.
 
     Args:
         one: the model.
@@ -39,7 +39,7 @@ def measure_ours(one: Representative, sizes: list[Size], steps: bool) -> Iterato
     torch.manual_seed(0)
     name = one.model_name
     built: list[Any] = []
-    answer = outcome(lambda: built.append(randomise(TimmAdapter(name))))
+    answer = outcome(lambda: built.append(randomise(TimmAdapter(name), scale=checks.NOISE)))
     yield "build", answer
     if not built:
         return
@@ -64,7 +64,7 @@ def measure_ours(one: Representative, sizes: list[Size], steps: bool) -> Iterato
 
 
 def check_layer_decay(adapter: Any) -> None:
-    """Every parameter has a layer, the first of them 0, and there are several."""
+    """Require a layer of every parameter, the first of them 0, and several layers."""
     from adapters.trunk.layers import layer_numbers
 
     numbers, head = layer_numbers(adapter)
@@ -77,7 +77,7 @@ def check_layer_decay(adapter: Any) -> None:
 
 
 def check_pyramid(name: str, adapter: Any) -> None:
-    """A model of one stride gives four through ``SimpleFeaturePyramid``; others give the strides of a detector."""
+    """Require a pyramid of four strides over a model of one stride, and at most four rising ones of others."""
     strides = [level.stride for level in adapter.levels]
     if len(set(strides)) == 1:
         adapter = TimmAdapter(name, pyramid={"type": "SimpleFeaturePyramid", "out_channels": 16})
@@ -88,7 +88,7 @@ def check_pyramid(name: str, adapter: Any) -> None:
 
 
 def check_step(config: Path, name: str) -> None:
-    """``tools/train.py CONFIG --backbone NAME``: one optimisation step of the fitted config, on drawn images."""
+    """Take the step of ``tools/train.py CONFIG --backbone NAME``: one optimisation step of the fitted config."""
     from mmengine.config import Config
     from mmengine.logging import MessageHub
     from mmengine.model import revert_sync_batchnorm

@@ -19,7 +19,7 @@ Peer = tuple[Any, Sequence[int], Sequence[int]]
 
 
 def measure_timm(one: Representative, sizes: Sequence[Size]) -> Iterator[tuple[str, str]]:
-    """``('build', outcome)``, then one outcome for each size."""
+    """Yield ``('build', outcome)``, then one outcome for each size, of timm's ``features_only``."""
 
     def build() -> Peer:
         model = timm.create_model(one.model_name, features_only=True)
@@ -29,7 +29,7 @@ def measure_timm(one: Representative, sizes: Sequence[Size]) -> Iterator[tuple[s
 
 
 def measure_mmseg(one: Representative, sizes: Sequence[Size]) -> Iterator[tuple[str, str]]:
-    """The same for ``TIMMBackbone``."""
+    """Yield the same for mmseg's ``TIMMBackbone``."""
 
     def build() -> Peer:
         from mmseg.models.backbones import TIMMBackbone
@@ -50,7 +50,7 @@ def _measure(build: Any, sizes: Sequence[Size]) -> Iterator[tuple[str, str]]:
 
 
 def _check(model: Any, channels: Sequence[int], strides: Sequence[int], size: Size) -> None:
-    """NCHW maps of ``ceil(H / stride)``, by its own word; on tensors without data where the image is large."""
+    """Require maps ``(1, C, ceil(H / stride), ceil(W / stride))`` by its own word; large images have no data."""
     large = size[0] * size[1] > LARGE
     model.eval()
     try:

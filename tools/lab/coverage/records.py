@@ -1,4 +1,4 @@
-"""A record of every model of timm: the levels that its adapter gives, or why it has none."""
+"""Records of every model of timm: the levels that its adapter gives, or why it has none."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -8,10 +8,9 @@ from typing import Any
 import timm
 from tqdm import tqdm
 
-from adapters.files import write_text
+from adapters.files import read_json, write_text
 from adapters.listing import RECORDS, make_record
-from lab.coverage.child import collect
-from lab.coverage.store import read_json
+from lab.child import ENDED, collect
 
 
 def survey(time_limit: float, jobs: int = 1) -> None:
@@ -24,7 +23,7 @@ def survey(time_limit: float, jobs: int = 1) -> None:
     Raises:
         ValueError: a model took longer, or its process died.
     """
-    table = read_json(RECORDS)
+    table = read_json(RECORDS, {})
     if table.get("timm") != timm.__version__:
         table = {"timm": timm.__version__, "models": {}}
     models = table["models"]
@@ -40,7 +39,7 @@ def survey(time_limit: float, jobs: int = 1) -> None:
 
 
 def render_records(table: Mapping[str, Any]) -> str:
-    """As JSON, a line for each model, sorted by name, so that a change of one model changes one line."""
+    """Write JSON with a line for each model, sorted by name, so that a change of one model changes one line."""
     models = sorted(table["models"].items())
     lines = [f"{json.dumps(name)}:{json.dumps(found, separators=(',', ':'))}" for name, found in models]
     return f'{{"timm":{json.dumps(table["timm"])},"models":{{\n' + ",\n".join(lines) + "\n}}\n"
@@ -48,8 +47,8 @@ def render_records(table: Mapping[str, Any]) -> str:
 
 def _record(name: str, time_limit: float) -> dict[str, Any]:
     answer = collect(_measure, time_limit, name)
-    if "ended" in answer:
-        raise ValueError(f"{name}: {answer['ended']}; try again with a larger --time-limit.")
+    if ENDED in answer:
+        raise ValueError(f"{name}: {answer[ENDED]}; try again with a larger --time-limit.")
     if "refused" in answer:
         return {"refused": answer["refused"]}
     pairs = [pair.split("/") for pair in answer["levels"].split()]

@@ -1,4 +1,8 @@
-"""The numbers: an adapter's maps against those of timm's own model, built apart and loaded with the same weights."""
+"""An adapter's maps beside those of timm's own model, built independently and loaded with the same weights.
+
+This reference serves any family, so tables of positions go through timm's own filters and functions. The benchmark and
+the tests of the four families know which table there is, and use :mod:`lab.timm_models`.
+"""
 
 import copy
 import math
@@ -14,7 +18,8 @@ from torch import Tensor, nn
 
 from adapters import BackboneAdapter
 from adapters.weights.timm_pretrained import catch_timm_loading
-from lab.coverage.checks import Size, WrongError, close, random_image, relative_error, require
+from lab.compare import relative_error
+from lab.coverage.checks import Size, WrongError, random_image, require, require_close
 
 #: An odd size, small enough for every model.
 ODD: Size = (190, 253)
@@ -23,7 +28,7 @@ SQUARE: Size = (190, 190)
 
 
 def compare_with_timm(adapter: BackboneAdapter, name: str, native: Size) -> str:
-    """Which of timm's own models gives the same maps.
+    """Find one of timm's own models that gives the same maps.
 
     - ``'built'``: timm's model built with ``img_size`` for the padded image, weights through timm's own filter; where
       it has none for a table, through the function that timm has for that kind of table.
@@ -64,7 +69,7 @@ def _compare(adapter: BackboneAdapter, name: str, build: Callable[..., nn.Module
     skips = geometry.skips if geometry else ()
 
     def run(one: BackboneAdapter, dtype: torch.dtype) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
-        """The adapter's maps, and timm's for the same cells."""
+        """Return the adapter's maps ``(1, C, h, w)``, and timm's for the same cells."""
         one, timms = one.to(dtype), model.to(dtype)
         with torch.no_grad():
             actual = one(image.to(dtype))
@@ -74,7 +79,7 @@ def _compare(adapter: BackboneAdapter, name: str, build: Callable[..., nn.Module
 
     actual, expected = run(adapter, torch.float32)
     try:
-        close(actual, expected)
+        require_close(actual, expected)
     except WrongError:
         check_rounding(actual, expected, *run(copy.deepcopy(adapter), torch.float64))
 
@@ -85,12 +90,12 @@ def check_rounding(
     """Raise unless two models are the same in float64, and in float32 as near to it as each other.
 
     Args:
-        actual: maps in float32,
-        expected: and what they are to be.
-        exact: both in float64.
-        expected_exact: the same.
+        actual: the adapter's maps ``(B, C, H, W)`` in float32.
+        expected: timm's in float32.
+        exact: the adapter's in float64.
+        expected_exact: timm's in float64.
     """
-    close(exact, expected_exact, 1e-6)
+    require_close(exact, expected_exact, 1e-6)
     for one, other, true in zip(actual, expected, expected_exact, strict=True):
         error, allowed = relative_error(one, true), 2 * relative_error(other, true)
         require(
@@ -109,7 +114,7 @@ def _built_for_the_size(name: str, state: dict[str, Tensor], size: Size) -> nn.M
 
 
 def _resized(table: Tensor, own: Tensor) -> Tensor:
-    """By timm's function for a table of this form, square to square where the form does not say its grid."""
+    """Resize a table by timm's function for its shape, square to square where the shape does not say its grid."""
     if table.ndim == 2:  # biases of absolute offsets
         return resize_rel_pos_bias_table_levit(table.t(), tuple(own.t().shape)).t()
     if table.ndim == 4 and table.shape[:2] == own.shape[:2] and table.shape[3] == own.shape[3]:
@@ -136,7 +141,7 @@ def _as_it_is(name: str, state: dict[str, Tensor], _: Size) -> nn.Module:
 
 
 def _loaded(model: nn.Module, state: dict[str, Tensor]) -> nn.Module:
-    """Everything that the adapter's trunk has; what it has pruned stays random and has no part in the maps."""
+    """Load all tensors of the adapter's trunk; those that it has pruned stay random and have no part in the maps."""
     unknown = model.load_state_dict(state, strict=False).unexpected_keys
     if unknown:
         raise WrongError(f"timm's model has no {unknown[:2]}")

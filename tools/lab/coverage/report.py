@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from adapters.describe.tables import markdown_table
 from lab.coverage.checks import SIZES
 
 Rows = Mapping[str, Mapping[str, Any]]
@@ -44,18 +45,18 @@ levels by default. *det step* and *seg step*, one optimisation step of RetinaNet
 
 
 def size_columns(row: Mapping[str, Any]) -> dict[str, str]:
-    """Head of a column of the table -> key of a cell: the native size first."""
+    """Map the head of each size's column to the key of its cell, the native size first."""
     native = "x".join(map(str, row["native"]))
     return {"native": native, **{f"{h} x {w}": f"{h}x{w}" for h, w in SIZES}}
 
 
 def judge(cell: str | None) -> bool:
-    """Whether a cell is as it should be."""
+    """Return whether a cell is as it should be."""
     return cell == OK or cell in REFERENCES
 
 
 def render(table: Mapping[str, Any]) -> str:
-    """The page, in Markdown."""
+    """Write the page, in Markdown."""
     rows: Rows = table["families"]
     refused = [family for family, row in rows.items() if not judge(row["adapters"].get("build"))]
     sentence = f"Of {len(rows)} families {len(rows) - len(refused)} serve as backbones" + (
@@ -75,7 +76,7 @@ def _listed(names: list[str]) -> str:
 
 
 def totals(rows: Rows) -> dict[str, dict[str, int]]:
-    """Subject -> column -> how many families are as they should be there."""
+    """Count the families that are as they should be, by subject and column."""
     counts: dict[str, dict[str, int]] = {}
     for subject in SUBJECTS:
         count = counts[subject] = {}
@@ -93,17 +94,14 @@ def totals(rows: Rows) -> dict[str, dict[str, int]]:
 
 def _totals(rows: Rows) -> str:
     counts = totals(rows)
-    lines = [f"| of {len(rows)} families | {' | '.join(SUBJECTS.values())} |", "| --- | ---: | ---: | ---: |"]
-    for column in counts["adapters"]:
-        cells = [str(counts[subject].get(column, "")) for subject in SUBJECTS]
-        lines.append(f"| {column} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    lines = [[column, *(str(counts[subject].get(column, "")) for subject in SUBJECTS)] for column in counts["adapters"]]
+    return markdown_table([f"of {len(rows)} families", *SUBJECTS.values()], lines, list(SUBJECTS.values()))
 
 
 def _families(rows: Rows) -> str:
     heads = ["family", "model", "M", "levels: channels/stride", *["native", *(f"{h} x {w}" for h, w in SIZES)], "train"]
     heads += [*CHECKS, "timm", "mmseg"]
-    lines = ["## Families\n", f"| {' | '.join(heads)} |", f"|{' --- |' * len(heads)}"]
+    lines = []
     for family, row in sorted(rows.items()):
         ours = row["adapters"]
         keys = list(size_columns(row).values())
@@ -112,8 +110,8 @@ def _families(rows: Rows) -> str:
         cells.append(_mark(OK if all(judge(ours.get(f"train {key}")) for key in keys) else "no"))
         cells += [ours[c] if ours.get(c) in REFERENCES else _mark(ours.get(c)) for c in CHECKS]
         cells += [f"{sum(judge(row.get(s, {}).get(key)) for key in keys)}/{len(keys)}" for s in ("timm", "mmseg")]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+        lines.append(cells)
+    return f"## Families\n\n{markdown_table(heads, lines)}\n"
 
 
 def _mark(cell: str | None) -> str:

@@ -1,6 +1,5 @@
 """One model for each of timm's families: the one with the fewest parameters."""
 
-import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -8,8 +7,8 @@ from pathlib import Path
 
 import timm
 
+from adapters.files import read_json, write_json
 from adapters.trunk.build import build_without_data, timm_module_name
-from lab.coverage.store import write_json
 
 #: timm's own toys, for its unit tests.
 TOYS = "test_*"
@@ -46,12 +45,10 @@ def choose(model_names: Iterable[str]) -> list[Representative]:
 
 
 def representatives(cache: Path) -> list[Representative]:
-    """The smallest model of every family of the installed timm, remembered in ``cache`` (minutes the first time)."""
-    if cache.exists():
-        known = json.loads(cache.read_text())
-        if known["timm"] == timm.__version__:
-            return [Representative(**{**row, "native": tuple(row["native"])}) for row in known["models"]]
+    """Find the smallest model of every family of the installed timm, kept in ``cache`` (minutes the first time)."""
+    known = read_json(cache, {})
+    if known.get("timm") == timm.__version__:
+        return [Representative(**{**row, "native": tuple(row["native"])}) for row in known["models"]]
     chosen = choose(timm.list_models(exclude_filters=TOYS))
-    cache.parent.mkdir(parents=True, exist_ok=True)
     write_json(cache, {"timm": timm.__version__, "models": [asdict(one) for one in chosen]})
     return chosen

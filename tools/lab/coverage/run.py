@@ -1,4 +1,8 @@
-"""The whole measurement, family by family, kept in a file so that it goes on where it stopped."""
+"""The measurement of all families, kept in a file so that it goes on where it stopped.
+
+The file is the table behind ``docs/coverage.md``: rows of several subjects, each added by itself, which
+:class:`lab.results.Results` has no place for.
+"""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -9,12 +13,12 @@ import timm
 import torch
 from tqdm import tqdm
 
+from adapters.files import read_json, write_json
+from lab.child import collect
 from lab.coverage import measure, peers
-from lab.coverage.child import collect
 from lab.coverage.representatives import Representative
-from lab.coverage.store import read_json, write_json
 
-#: Who is measured, in the order of the table.
+#: The subjects that are measured, in the order of the table.
 SUBJECTS = {
     "adapters": lambda one, sizes: measure.measure_ours(one, sizes, steps=True),
     "timm": peers.measure_timm,
@@ -25,7 +29,7 @@ SUBJECTS = {
 def run(
     models: Sequence[Representative], results: Path, time_limit: float, again: Sequence[str] = (), jobs: int = 1
 ) -> dict:
-    """Measure every model that is not in ``results`` yet.
+    """Measure every model that is not in ``results`` yet; return the table.
 
     Args:
         models: one for each family.
@@ -34,7 +38,7 @@ def run(
         again: families to measure anew.
         jobs: families that are measured at the same time.
     """
-    table = read_json(results)
+    table = read_json(results, {})
     if table.get("timm") != timm.__version__:
         table = {"timm": timm.__version__, "torch": torch.__version__.split("+")[0], "families": {}}
     rows = table["families"]

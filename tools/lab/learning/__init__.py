@@ -1,1 +1,1 @@
-"""Whether every family trains, beside the native classes of mmseg and mmdet: ``tools/learning_check.py``."""
+"""The learning check: every family trained beside mmseg's and mmdet's native classes (``tools/learning_check.py``)."""

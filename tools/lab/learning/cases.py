@@ -1,4 +1,4 @@
-"""The backbones that the learning check trains, each small enough for two cores, and what each must reach."""
+"""The backbones that the learning check trains, each small enough for two cores, and the score that each must reach."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -127,7 +127,7 @@ CASES: tuple[Case, ...] = (
 
 
 def find_cases(names: list[str] | None) -> list[Case]:
-    """Cases by name; all of them without names.
+    """Find cases by name; all of them without names.
 
     Raises:
         ValueError: there is no such case.

@@ -1,4 +1,4 @@
-"""Training the cases in the same recipe, each in a process of its own, and judging what they reach."""
+"""Train the cases in the same recipe, each in a process of its own, and judge the scores that they reach."""
 
 import json
 import os
@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,6 @@ from mmengine.registry import MODELS
 from mmseg.utils import register_all_modules
 
 from adapters.describe.counting import count_parameters
-from adapters.files import write_text
 from lab.learning.cases import MARGIN, Case
 from lab.shapes import ShapesSettings, make_dataset
 
@@ -32,7 +31,7 @@ Result = dict[str, Any]
 
 @dataclass(frozen=True)
 class Budget:
-    """What every case gets: results of different budgets are not kept side by side.
+    """The training that every case gets: results of different budgets are not kept side by side.
 
     Attributes:
         iterations: steps of ``batch_size`` crops.
@@ -48,28 +47,8 @@ class Budget:
     images: tuple[int, int] = (600, 80)
 
 
-class Store:
-    """Finished cases on disk, with the budget that they had."""
-
-    def __init__(self, path: Path, budget: Budget) -> None:
-        self.path = path
-        self.budget = budget
-        self.results: dict[str, Result] = {}
-        if path.is_file():
-            held = json.loads(path.read_text())
-            if held["budget"] != json.loads(json.dumps(asdict(budget))):
-                raise ValueError(
-                    f"{path} holds results of another budget, {held['budget']}: give another --out, or delete it."
-                )
-            self.results = held["results"]
-
-    def add(self, name: str, result: Result) -> None:
-        self.results[name] = result
-        write_text(self.path, json.dumps({"budget": asdict(self.budget), "results": self.results}, indent=1))
-
-
 def make_config(case: Case, budget: Budget, data_root: Path) -> Config:
-    """The recipe with a case's backbone, for the budget."""
+    """Make the recipe with a case's backbone, for the budget."""
     cfg = Config.fromfile(RECIPE)
     cfg.model.backbone = dict(case.backbone)
     cfg.model.neck.in_channels = list(case.channels)
@@ -89,7 +68,7 @@ def make_config(case: Case, budget: Budget, data_root: Path) -> Config:
 
 
 def run_case(case: Case, budget: Budget, out: Path, data_root: Path) -> Result:
-    """Train a case from nothing in a fresh process; what it reached, its size and its time.
+    """Train a case from nothing in a fresh process; return what it reached, its size and its time.
 
     Raises:
         ValueError: the training failed; the end of its output is in the message.
@@ -124,14 +103,14 @@ def run_case(case: Case, budget: Budget, out: Path, data_root: Path) -> Result:
 
 
 def count_backbone(backbone: Mapping[str, Any]) -> int:
-    """Parameters of a case's backbone."""
+    """Count the parameters of a case's backbone."""
     register_all_modules(init_default_scope=False)
     with torch.random.fork_rng(devices=[]):
         return count_parameters(MODELS.build(dict(backbone)))
 
 
 def judge(case: Case, results: Mapping[str, Result]) -> str:
-    """What is wrong with a case's result; empty if nothing is."""
+    """Say what is wrong with a case's result; nothing, if it is right."""
     score = results[case.name]["mIoU"]
     if score < case.floor:
         return f"below its floor of {case.floor:.2f}"
@@ -142,7 +121,7 @@ def judge(case: Case, results: Mapping[str, Result]) -> str:
 
 
 def rows(cases: Sequence[Case], results: Mapping[str, Result]) -> list[dict[str, Any]]:
-    """A line for each finished case."""
+    """Make a line of the table for each finished case."""
     return [
         {
             "backbone": case.name,
@@ -164,7 +143,7 @@ def _beside(case: Case, results: Mapping[str, Result]) -> str:
 
 
 def prepare_data(budget: Budget, out: Path) -> Path:
-    """Draw the dataset that all cases share, unless it is there; its folder."""
+    """Draw the dataset that all cases share, unless it is there; return its folder."""
     folder = out / "shapes"
     make_dataset(folder, ShapesSettings(train=budget.images[0], val=budget.images[1]))
     return folder

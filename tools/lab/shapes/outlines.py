@@ -1,7 +1,7 @@
 """The outlines of the classes, as functions of the plane.
 
-An outline fits the circle of radius 1. What is inside is decided point by point, so that the caller may
-sample it as finely as wanted.
+An outline fits the circle of radius 1. It tells for any point whether it is inside, so that the caller may sample it as
+finely as wanted.
 """
 
 from collections.abc import Callable
@@ -85,5 +85,5 @@ CLASSES: tuple[str, ...] = tuple(_OUTLINES)
 
 
 def draw_outline(name: str, rng: np.random.Generator) -> Inside:
-    """An outline of class ``name`` with proportions drawn from ``rng``."""
+    """Draw an outline of class ``name`` with proportions from ``rng``."""
     return _OUTLINES[name](rng)

@@ -18,7 +18,7 @@ PHOTOGRAPHS: dict[str, tuple[str, ...]] = {
 
 
 def photograph_folder() -> Path:
-    """Where scikit-image keeps its data.
+    """Find the folder where scikit-image keeps its data.
 
     Raises:
         ModuleNotFoundError: scikit-image is not installed.
@@ -34,7 +34,7 @@ def photograph_folder() -> Path:
 
 @lru_cache(maxsize=16)
 def load_photograph(name: str) -> NDArray[np.uint8]:
-    """A photograph of the wheel as RGB (H, W, 3).
+    """Load a photograph of the wheel as RGB ``(H, W, 3)``.
 
     Raises:
         FileNotFoundError: this version of scikit-image does not bring it.
@@ -50,7 +50,7 @@ def load_photograph(name: str) -> NDArray[np.uint8]:
 
 
 def draw_background(split: str, height: int, width: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    """A crop (height, width, 3) of a photograph of the split, 0 to 255, perhaps mirrored, relit and tinted.
+    """Cut ``(height, width, 3)`` from a photograph of the split, 0 to 255, perhaps mirrored, relit and tinted.
 
     One pixel stands for one to two of the photograph's, fewer where the photograph is too small for that.
     """

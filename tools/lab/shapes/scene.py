@@ -15,7 +15,7 @@ Mask = NDArray[np.bool_]
 OVERSAMPLING = 3
 """Samples per pixel and direction that decide how much of a pixel an outline covers."""
 MIN_VISIBLE_SHARE = 0.7
-"""Of the whole outline, also beyond the image's border: no shape is hidden further."""
+"""Of the complete outline, also beyond the image's border: no shape is hidden further."""
 MIN_VISIBLE_PIXELS = 60
 SMALLEST_SIZE, LARGEST_SHARE = 56.0, 0.8
 """Longest extent of a shape: at least so many pixels, at most that share of the image's shorter side."""
@@ -31,16 +31,16 @@ class Instance:
     Attributes:
         label: index into ``CLASSES``.
         mask: (H, W), its visible pixels.
-        whole: pixels of the whole outline, hidden and beyond the border included.
+        outline_area: pixels of the outline, hidden ones and those beyond the border included.
     """
 
     label: int
     mask: Mask
-    whole: int
+    outline_area: int
 
     @property
     def box(self) -> tuple[int, int, int, int]:
-        """Left, top, width, height of the visible pixels."""
+        """Return left, top, width and height of the visible pixels."""
         rows, columns = np.flatnonzero(self.mask.any(1)), np.flatnonzero(self.mask.any(0))
         left, top = int(columns[0]), int(rows[0])
         return left, top, int(columns[-1]) - left + 1, int(rows[-1]) - top + 1
@@ -54,7 +54,7 @@ class Scene:
     instances: list[Instance] = field(default_factory=list)
 
     def label_map(self) -> NDArray[np.uint8]:
-        """(H, W): 0 where there is background, else the instance's label plus one."""
+        """Return ``(H, W)``: 0 where there is background, else the instance's label plus one."""
         labels = np.zeros(self.image.shape[:2], dtype=np.uint8)
         for instance in self.instances:
             labels[instance.mask] = instance.label + 1
@@ -66,8 +66,8 @@ def draw_scene(split: str, size_range: tuple[int, int], rng: np.random.Generator
     height, width = (int(side) for side in rng.integers(size_range[0], size_range[1] + 1, 2))
     canvas = draw_background(split, height, width, rng)
     instances: list[Instance] = []
-    most = min(max(height * width // PIXELS_PER_SHAPE, FEWEST + 1), MOST)
-    wanted = int(rng.integers(FEWEST, most + 1))
+    upper = min(max(height * width // PIXELS_PER_SHAPE, FEWEST + 1), MOST)
+    wanted = int(rng.integers(FEWEST, upper + 1))
     for _ in range(wanted * PLACEMENTS_PER_SHAPE):
         _place(canvas, instances, rng)
         if len(instances) == wanted:
@@ -86,20 +86,22 @@ def _place(canvas: NDArray[np.float64], instances: list[Instance], rng: np.rando
     outline = draw_outline(CLASSES[label], rng)
     turn, texture_turn = rng.uniform(0, 2 * np.pi, 2)
 
-    # The window of whole pixels that holds the outline; it may reach beyond the image.
+    # The window of pixels that holds the outline; it may reach beyond the image.
     top, left = int(np.floor(centre_y - radius)), int(np.floor(centre_x - radius))
     side = int(np.ceil(2 * radius)) + 1
     fine: Plane = (np.arange(side * OVERSAMPLING) + 0.5) / OVERSAMPLING
     x, y = _rotated((left + fine - centre_x) / radius, (top + fine - centre_y) / radius, turn)
     cover = outline(x, y).reshape(side, OVERSAMPLING, side, OVERSAMPLING).mean((1, 3))
-    whole = int((cover >= 0.5).sum())
+    area = int((cover >= 0.5).sum())
 
     rows = slice(max(top, 0), min(top + side, height))
     columns = slice(max(left, 0), min(left + side, width))
     cover = cover[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
     mask = np.zeros((height, width), dtype=bool)
     mask[rows, columns] = cover >= 0.5
-    if not _visible(mask, whole) or any(not _visible(below.mask & ~mask, below.whole) for below in instances):
+    if not _is_visible(mask, area) or any(
+        not _is_visible(below.mask & ~mask, below.outline_area) for below in instances
+    ):
         return
 
     texture, opacity = draw_texture(canvas[mask].mean(0), label / len(CLASSES), rng)
@@ -110,14 +112,14 @@ def _place(canvas: NDArray[np.float64], instances: list[Instance], rng: np.rando
     window += (paint - window) * (cover * opacity)[..., None]
     for below in instances:
         below.mask &= ~mask
-    instances.append(Instance(label, mask, whole))
+    instances.append(Instance(label, mask, area))
 
 
-def _visible(mask: Mask, whole: int) -> bool:
-    return bool(mask.sum() >= max(MIN_VISIBLE_PIXELS, MIN_VISIBLE_SHARE * whole))
+def _is_visible(mask: Mask, outline_area: int) -> bool:
+    return bool(mask.sum() >= max(MIN_VISIBLE_PIXELS, MIN_VISIBLE_SHARE * outline_area))
 
 
 def _rotated(x: Plane, y: Plane, turn: float) -> tuple[Plane, Plane]:
-    """The grid of the axes ``x`` (W,) and ``y`` (H,), seen from axes that are turned: two (H, W)."""
+    """Return the grid of the axes ``x`` ``(W,)`` and ``y`` ``(H,)``, seen from axes that are turned: two ``(H, W)``."""
     cosine, sine = np.cos(turn), np.sin(turn)
     return x[None, :] * cosine + y[:, None] * sine, y[:, None] * cosine - x[None, :] * sine

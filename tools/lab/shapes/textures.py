@@ -1,4 +1,4 @@
-"""What a shape is filled with: a colour for every point of its plane, and one opacity."""
+"""The fillings of shapes: a colour for every point of a shape's plane, and one opacity."""
 
 import colorsys
 from collections.abc import Callable
@@ -55,7 +55,7 @@ TEXTURES = (_flat, _gradient, _stripes, _dots, _noise)
 
 
 def draw_class_colour(hue: float, away_from: Colour, rng: np.random.Generator) -> Colour:
-    """A colour (3,) of a class's own range of hues, at least ``MIN_CONTRAST`` away from another.
+    """Draw a colour ``(3,)`` of a class's own range of hues, at least ``MIN_CONTRAST`` away from another.
 
     The range is wide, and saturation and brightness are free, so at least one such colour is far from any other.
     """
@@ -67,10 +67,10 @@ def draw_class_colour(hue: float, away_from: Colour, rng: np.random.Generator) -
 
 
 def draw_texture(background: Colour, hue: float, rng: np.random.Generator) -> tuple[Texture, float]:
-    """A texture of a class's hue that stands out from the background, and its opacity in (0, 1].
+    """Draw a texture of a class's hue that stands out from the background, and its opacity in (0, 1].
 
     Args:
-        background: mean colour (3,) of what is painted over.
+        background: mean colour ``(3,)`` of the pixels that are painted over.
         hue: the middle of the class's hues, in turns.
         rng: the source of chance.
     """

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
+from adapters.files import read_json, write_text
 from lab.shapes.outlines import CLASSES
 from lab.shapes.photographs import PHOTOGRAPHS, photograph_folder
 from lab.shapes.scene import Scene, draw_scene
@@ -68,7 +69,7 @@ class ShapesSettings:
             )
 
     def record(self) -> dict[str, Any]:
-        """The settings as ``settings.json`` holds them."""
+        """Return the settings as ``settings.json`` holds them."""
         return {"version": VERSION, **asdict(self), "size_range": list(self.size_range)}
 
 
@@ -116,7 +117,7 @@ def _is_there(out: Path, settings: ShapesSettings, overwrite: bool) -> bool:
         if out.is_dir() and not any(out.iterdir()):
             return False
         raise ValueError(f"{out} exists and is no dataset of shapes: give another folder with --out.")
-    found, wanted = json.loads(record.read_text()), settings.record()
+    found, wanted = read_json(record), settings.record()
     if found == wanted:
         return True
     if not overwrite:
@@ -169,7 +170,7 @@ def _annotations(scene: Scene, image_id: int, first_id: int) -> list[dict[str, A
 
 
 def _run_lengths(mask: NDArray[np.bool_]) -> dict[str, Any]:
-    """COCO's compressed run lengths of a mask (H, W), as text that json can hold."""
+    """Encode a mask ``(H, W)`` as COCO's compressed run lengths, in text that JSON can hold."""
     from pycocotools import mask as coco_mask  # type: ignore[import-untyped]
 
     encoded = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
@@ -177,4 +178,4 @@ def _run_lengths(mask: NDArray[np.bool_]) -> dict[str, Any]:
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content) + "\n")
+    write_text(path, json.dumps(content) + "\n")  # in one line: a COCO file of an entry a line is ten times as long

@@ -1,4 +1,8 @@
-"""Running measurements in a process of their own, so that a crash, a hang or a cache harms nothing else."""
+"""Run a measurement in a process of its own, so that a crash, a hang or a cache harms nothing else.
+
+The benchmark's processes are another thing (:mod:`lab.benchmark.worker`): they start fresh, not as copies of this one,
+since memory is measured in them, and they live on to answer several questions.
+"""
 
 import math
 import multiprocessing
@@ -6,13 +10,17 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 Cells = Iterator[tuple[str, str]]
 
+#: The cell that says why a measurement ended early; it is absent after one that came to its end.
+ENDED = "ended"
+
 
 def collect(measure: Callable[..., Cells], time_limit: float, *arguments: Any) -> dict[str, str]:
-    """Call ``measure`` in a forked process and gather the cells that it yields, as far as it comes.
+    """Call ``measure`` in a forked process and gather the cells that it yields until it ends, however it ends.
 
     Args:
         measure: yields ``(column, outcome)``; an outcome is ``'ok'`` or a reason.
@@ -32,10 +40,10 @@ def collect(measure: Callable[..., Cells], time_limit: float, *arguments: Any) -
             if message is None:
                 return cells
             cells[message[0]] = message[1]
-        cells["ended"] = f"no answer within {time_limit:.0f} s"
+        cells[ENDED] = f"no answer within {time_limit:.0f} s"
     except EOFError:
         child.join()
-        cells["ended"] = f"the process died, exit code {child.exitcode}"
+        cells[ENDED] = f"the process died, exit code {child.exitcode}"
     finally:
         child.kill()
         child.join()
@@ -51,6 +59,15 @@ def _run(sender: Connection, measure: Callable[..., Cells], arguments: tuple[Any
         for cell in measure(*arguments):
             sender.send(cell)
     except Exception as error:
-        sender.send(("ended", f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]))
+        text = " ".join(str(error).split())[:300]
+        sender.send((ENDED, f"{type(error).__name__}: {text}{_innermost_line(error)}"))
     sender.send(("seconds", f"{time.monotonic() - started:.0f}"))
     sender.send(None)
+
+
+def _innermost_line(error: BaseException) -> str:
+    """Name the line that raised an error: `` (file.py:12)``."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return f" ({Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno})" if trace else ""

@@ -1,7 +1,6 @@
-"""The pictures that tools/demo.py leaves: predictions beside ground truth, and the training curve."""
+"""The pictures of the demonstration: predictions beside ground truth, and the training curve."""
 
 import io
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,8 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
+
+from adapters.files import atomic_write
 
 PAIRS, PAIRS_PER_ROW = 8, 4
 SCORE_THRESHOLD = 0.3
@@ -119,19 +120,17 @@ def _unit(colour: Sequence[int]) -> tuple[float, ...]:
 
 
 def _save(figure: Figure, path: Path, colours: Sequence[Sequence[int]] = ()) -> None:
-    """Write a figure as a PNG of 256 colours, a third of the size, under a temporary name first.
+    """Write a figure as a PNG of 256 colours, a third of the size.
 
     ``colours`` (0 to 255) are among them, however little of the picture they cover.
     """
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=110)
     plt.close(figure)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.part")
     with Image.open(buffer) as image:
         pixels = image.convert("RGB")
     palette = Image.new("P", (1, 1))
     found = pixels.quantize(256 - len(colours)).getpalette() or []
     palette.putpalette(found[: 3 * (256 - len(colours))] + [value for colour in colours for value in colour])
-    pixels.quantize(palette=palette, dither=Image.Dither.NONE).save(temporary, "PNG", optimize=True)
-    os.replace(temporary, path)
+    with atomic_write(path) as partial:
+        pixels.quantize(palette=palette, dither=Image.Dither.NONE).save(partial, "PNG", optimize=True)
