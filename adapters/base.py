@@ -264,7 +264,7 @@ class BackboneAdapter(nn.Module):
         return maps, None
 
     def run_block(self, block: nn.Module, *arguments: Any) -> Tensor:
-        """Run a block on its arguments, tokens ``(B, N, C)`` or a map first, with gradient checkpointing if asked for."""
+        """Run a block on tokens ``(B, N, C)`` or a map, with gradient checkpointing where it is asked for."""
         if self.with_cp and torch.is_grad_enabled():
             return torch.utils.checkpoint.checkpoint(block, *arguments, use_reentrant=False)
         return block(*arguments)
