@@ -264,7 +264,7 @@ class BackboneAdapter(nn.Module):
         return maps, None
 
     def run_block(self, block: nn.Module, *arguments: Any) -> Tensor:
-        """Run a block on tokens ``(B, N, C)`` or a map, with gradient checkpointing where it is asked for."""
+        """Run a block on tokens ``(B, N, C)`` or a map and what else it takes, recomputed in backward if asked for."""
         if self.with_cp and torch.is_grad_enabled():
             return torch.utils.checkpoint.checkpoint(block, *arguments, use_reentrant=False)
         return block(*arguments)
@@ -296,6 +296,5 @@ class BackboneAdapter(nn.Module):
     def _choose_indices(self, out_indices: Sequence[int] | None, pyramid: Mapping[str, Any] | None) -> tuple[int, ...]:
         if out_indices is None:
             return default_indices(self.stage_levels, None if pyramid is None else count_wanted_maps(pyramid))
-        kind = "blocks" if is_token_model(self.stage_levels) else "stages"
-        count = len(self.stage_levels)
+        count, kind = len(self.stage_levels), "blocks" if is_token_model(self.stage_levels) else "stages"
         return resolve_indices(out_indices, count, f"{self.model_name} has {count} {kind}")
