@@ -57,7 +57,7 @@ def default_levels(model_name: str) -> tuple[Level, ...]:
 
 
 def record(model_name: str) -> dict[str, Any]:
-    """``{'levels': [[channels, stride], ...]}``, or ``{'refused': reason}``; the name without a tag."""
+    """Return ``{'levels': [[channels, stride], ...]}`` or ``{'refused': reason}`` of a name without a tag."""
     return _records().get(model_name) or make_record(model_name)
 
 

@@ -187,7 +187,7 @@ def _grids(old: int, new: int, old_size: Size, new_size: Size) -> tuple[int, Siz
 
 
 def _blocks(count: int, block: Size, target: Size) -> Resampling:
-    """``(1, T, N, C)``, a table for each of T blocks of an image: NesT's, where the image is resampled as a whole."""
+    """Resample NesT's table for each of T blocks of an image, ``(1, T, N, C)``, as one image."""
     side = math.isqrt(count)
 
     def resample(table: Tensor) -> Tensor:
@@ -226,7 +226,7 @@ def _relative_bias(window: Size, target: Size, before: tuple[int, ...]) -> Resam
 
 
 def _axis_matrix(window: Size, target: Size, rows: int, columns: int, axis: int) -> Tensor:
-    """``(2 * target - 1, 2 * window - 1)``: how the offsets of one axis mix."""
+    """Compute the weights that mix the offsets of one axis, ``(2 * target - 1, 2 * window - 1)``."""
     length = (rows, columns)[axis]
     units = torch.eye(length)
     table = units[:, None].expand(-1, columns, -1) if axis == 0 else units[None].expand(rows, -1, -1)

@@ -12,7 +12,7 @@ from adapters.trunk.surgery import forget_size, graft
 
 
 class GatedPositionalAttention(GPSA):
-    """Gated positional self-attention (eq. 7 of the paper), with its positional half taken apart by axis.
+    """Gated positional self-attention (eq. 7 of the paper), with its positional half factored by axis.
 
     The positional score ``w0 dx + w1 dy + w2 (dx^2 + dy^2) + b`` is a sum of a term in ``dx`` and one in ``dy``, so its
     softmax over all keys is the product of a softmax along x and one along y. Both attention maps sum to one, hence so

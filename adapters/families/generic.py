@@ -23,7 +23,7 @@ from adapters.trunk.pruning import Removal, finish_in_first_branch, remove_unuse
 from adapters.trunk.recompute import recompute_blocks
 from adapters.trunk.surgery import graft, switch_off_bias_caches
 
-#: What timm's classes call a free image size, most capable first.
+#: The arguments with which timm's classes free the image size, most capable first.
 SIZINGS: tuple[Mapping[str, Any], ...] = ({"dynamic_img_size": True}, {"strict_img_size": False}, {})
 
 Size = tuple[int, int]

@@ -47,7 +47,7 @@ class WindowAttention(WindowMultiHeadAttention):
         if not torch.is_grad_enabled():
             qkv[:, :, :2].mul_(factor)
             return qkv
-        # Values times one: to take the pair apart would cost the backward pass more.
+        # Values times one: splitting them off would cost the backward pass more.
         return qkv * torch.cat((factor, torch.ones_like(factor[:, :, :1])), dim=2)
 
     def position_bias(self, extent: tuple[int, int]) -> Tensor:

@@ -58,7 +58,7 @@ class MapNorm(LayerNorm2d):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(B, C, h, w)`` to the same shape."""
+        """Normalise each cell, ``(B, C, h, w)`` -> the same shape."""
         return super().forward(x).contiguous()
 
 
@@ -96,7 +96,7 @@ class Resample(nn.Module):
         self.out_stride = out_stride
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(B, C, h, w)`` to ``(B, C, ceil(h * r), ceil(w * r))`` with ``r = in_stride / out_stride``."""
+        """Resample ``(B, C, h, w)`` to ``(B, C, ceil(h * r), ceil(w * r))`` with ``r = in_stride / out_stride``."""
         height, width = (-(-size * self.in_stride // self.out_stride) for size in x.shape[-2:])
         # interpolate() rounds its output size down: this border lifts it to the ceil, with a cell to spare
         # for ratios that a float cannot hold.

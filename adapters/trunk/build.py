@@ -35,7 +35,7 @@ OWNED_ARGUMENTS: dict[str, str] = {
 
 
 def split_tag(model_name: str) -> tuple[str, str]:
-    """``'twins_svt_small.in1k'`` -> ``('twins_svt_small', 'in1k')``; the tag may be empty."""
+    """Split ``'twins_svt_small.in1k'`` into ``('twins_svt_small', 'in1k')``; the tag may be empty."""
     name, _, tag = model_name.partition(".")
     return name, tag
 
@@ -118,7 +118,7 @@ def build_trunk(
 
 
 class UnsupportedSizingError(TypeError):
-    """timm's class for this model does not know one of the arguments that make the image size free."""
+    """The model's class in timm does not know one of the arguments that make the image size free."""
 
 
 def build_without_data(build: Callable[[], T]) -> T:

@@ -19,12 +19,12 @@ GRIDS = 8
 
 
 class _KeepsTables(nn.Module):
-    """Over a rotary embedding of timm's: a table for each grid, made once."""
+    """A rotary embedding of timm's that makes the table of each grid once."""
 
     tables: Memo
 
     def get_embed(self, shape: Any = None, dtype: torch.dtype | None = None) -> Tensor:
-        """``(H * W, 2 d)`` of the grid ``shape``, sines and cosines."""
+        """Return the sines and cosines of the grid ``shape``, ``(H * W, 2 d)``."""
         rotary: Any = super()
         if shape is None or (self.training and self.aug_active):
             return rotary.get_embed(shape, dtype=dtype)
@@ -34,11 +34,11 @@ class _KeepsTables(nn.Module):
 
 
 class KeptRotaryEmbeddingCat(_KeepsTables, RotaryEmbeddingCat):
-    """That of EVA and the RoPE ViTs."""
+    """The rotary embedding of EVA and the RoPE ViTs."""
 
 
 class KeptRotaryEmbeddingDinoV3(_KeepsTables, RotaryEmbeddingDinoV3):
-    """That of DINOv3."""
+    """The rotary embedding of DINOv3."""
 
 
 _KEPT = {RotaryEmbeddingCat: KeptRotaryEmbeddingCat, RotaryEmbeddingDinoV3: KeptRotaryEmbeddingDinoV3}

@@ -321,13 +321,13 @@ def test_trains_when_compiled_for_sizes_that_change() -> None:
 def test_build_pyramid_fills_in_channels_and_stride_and_leaves_the_config_alone() -> None:
     config = {"type": "SimpleFeaturePyramid", "out_channels": 24, "out_strides": [8, 16]}
     before = copy.deepcopy(config)
-    pyramid = build_pyramid(config, in_channels=(8, 12), in_stride=14)
+    pyramid = build_pyramid(config, [Level(8, 14), Level(12, 14)], "a_model")
     assert config == before
     assert (pyramid.in_channels, pyramid.wanted_maps) == (12, 1)
     assert pyramid.levels == (Level(24, 8), Level(24, 16))
     assert [output.shape[-2:] for output in pyramid([torch.randn(1, 12, 8, 8)])] == [(14, 14), (7, 7)]
 
-    taps = build_pyramid(ConfigDict(type="TapPyramid"), in_channels=(8, 10, 12, 14), in_stride=16)
+    taps = build_pyramid(ConfigDict(type="TapPyramid"), [Level(count, 16) for count in (8, 10, 12, 14)], "a_model")
     assert taps.wanted_maps == 4
     assert taps.levels == (Level(8, 4), Level(10, 8), Level(12, 16), Level(14, 32))
 
@@ -346,8 +346,9 @@ def test_building_needs_no_mmengine() -> None:
         "        if name == 'mmengine':\n"
         "            raise ModuleNotFoundError(name, name=name)\n"
         "sys.meta_path.insert(0, Absent())\n"
+        "from adapters.levels import Level\n"
         "from adapters.necks.build import build_pyramid\n"
-        "print(build_pyramid({'type': 'TapPyramid'}, in_channels=[8] * 4, in_stride=16).levels)"
+        "print(build_pyramid({'type': 'TapPyramid'}, [Level(8, 16)] * 4, 'a_model').levels)"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
@@ -407,7 +408,9 @@ def test_as_a_neck_alone_and_before_an_fpn(registry: object, name: str) -> None:
     ],
 )
 @pytest.mark.parametrize(
-    "build", [lambda config: build_pyramid(config, [8] * 4, 16), count_wanted_maps], ids=["build", "count"]
+    "build",
+    [lambda config: build_pyramid(config, [Level(8, 16)] * 4, "a_model"), count_wanted_maps],
+    ids=["build", "count"],
 )
 def test_configs_that_are_refused(build: Callable, config: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
