@@ -8,12 +8,10 @@ Hooks, which a family may override, in the order in which ``__init__`` calls the
 4. ``part_names``: groups the parameters by stage, for frozen stages; only called where some are frozen.
 
 In every pass:
-
 5. ``pad_multiple``, ``pad_margins``: the padding of an image.
 6. ``forward_trunk``: the maps of the padded image, and with ``keep_head`` the final features.
 
 When weights are loaded:
-
 7. ``own_parts``: the tensors that the adapter may add to timm's model.
 8. ``after_load``: notes for the report.
 
@@ -27,7 +25,7 @@ import torch
 import torch.utils.checkpoint
 from torch import Tensor, nn
 
-from adapters.levels import Level, is_token_model, resolve_indices, spread_blocks
+from adapters.levels import Level, default_indices, is_token_model, resolve_indices
 from adapters.necks.build import build_pyramid, count_wanted_maps
 from adapters.padding import crop_to_stride, pad_to_multiple
 from adapters.trunk import freezing
@@ -38,9 +36,6 @@ from adapters.weights.load import load_weights
 from adapters.weights.report import Row
 from adapters.weights.source import resolve_source
 from adapters.weights.target import OwnPart
-
-#: The strides that detectors and segmentors expect, and get by default where a model has these among others.
-DETECTOR_STRIDES = (4, 8, 16, 32)
 
 #: Maps of the requested stages, ``(B, C_i, h_i, w_i)`` each, and with ``keep_head`` the features that timm's own
 #: ``forward_head`` takes, else None.
@@ -132,7 +127,7 @@ class BackboneAdapter(nn.Module):
         self.trunk = self.build_trunk(drop_path_rate)
         full_keys = frozenset(self.trunk.state_dict())
         self.stage_levels = self.read_stage_levels()
-        self.out_indices = self._resolve_out_indices(out_indices, pyramid)
+        self.out_indices = self._choose_indices(out_indices, pyramid)
         self.adapt_trunk()
         fuse_mlps(self.trunk)
         #: Keys of timm's full model that this one has no use for; a checkpoint may hold them.
@@ -141,16 +136,12 @@ class BackboneAdapter(nn.Module):
         trunk_levels = tuple(self.stage_levels[index] for index in self.out_indices)
         self.pyramid: nn.Module | None = None
         if pyramid is not None:
-            strides = {level.stride for level in trunk_levels}
-            if len(strides) > 1 and count_wanted_maps(pyramid) > 1:
-                raise ValueError(
-                    f"pyramid={dict(pyramid)!r} takes maps of one stride, but {model_name} gives strides "
-                    f"{sorted(strides)}; leave pyramid out, since this model is a pyramid already."
-                )
-            self.pyramid = build_pyramid(pyramid, [level.channels for level in trunk_levels], trunk_levels[-1].stride)
+            self.pyramid = build_pyramid(pyramid, trunk_levels, model_name)
         self.levels: tuple[Level, ...] = trunk_levels if self.pyramid is None else self.pyramid.levels
 
-        self._frozen_modules = self._freeze(frozen_stages)
+        #: Names of the modules that ``train()`` leaves in eval mode.
+        parts = self.part_names() if frozen_stages >= 0 else []
+        self._frozen_modules = freezing.freeze_stages(self, parts, frozen_stages, model_name)
         self._weights_loaded = False
         self.train()
 
@@ -262,15 +253,7 @@ class BackboneAdapter(nn.Module):
         return cropped, final
 
     def forward_intermediates(self, trunk: Any, image: Tensor) -> TrunkOutput:
-        """Run a trunk by timm's own method.
-
-        Args:
-            trunk: timm's model.
-            image: ``(B, C, H, W)``, padded.
-
-        Returns:
-            As :meth:`forward_trunk`.
-        """
+        """Run a trunk by timm's method, ``(B, C, H, W)`` -> what :meth:`forward_trunk` returns."""
         indices = list(self.out_indices)
         if self.keep_head:
             final, maps = trunk.forward_intermediates(image, indices=indices, norm=self.out_norm)
@@ -281,7 +264,7 @@ class BackboneAdapter(nn.Module):
         return maps, None
 
     def run_block(self, block: nn.Module, *arguments: Any) -> Tensor:
-        """Run one block of the trunk, with gradient checkpointing where it is asked for."""
+        """Run a block on tokens ``(B, N, C)`` or a map and what else it takes, recomputed in backward if asked for."""
         if self.with_cp and torch.is_grad_enabled():
             return torch.utils.checkpoint.checkpoint(block, *arguments, use_reentrant=False)
         return block(*arguments)
@@ -310,31 +293,8 @@ class BackboneAdapter(nn.Module):
     def extra_repr(self) -> str:
         return f"{self.model_name!r}, out_indices={self.out_indices}, levels={self.levels}"
 
-    def _resolve_out_indices(
-        self, out_indices: Sequence[int] | None, pyramid: Mapping[str, Any] | None
-    ) -> tuple[int, ...]:
-        count = len(self.stage_levels)
-        tokens = is_token_model(self.stage_levels)
-        if out_indices is not None:
-            kind = "blocks" if tokens else "stages"
-            return resolve_indices(out_indices, count, f"{self.model_name} has {count} {kind}")
-        if pyramid is not None and count_wanted_maps(pyramid) == 1:
-            return (count - 1,)
-        if tokens:
-            wanted = 4 if pyramid is None else count_wanted_maps(pyramid)
-            return spread_blocks(wanted, count)
-        strides = [level.stride for level in self.stage_levels]
-        if set(DETECTOR_STRIDES) <= set(strides):
-            return tuple(count - 1 - strides[::-1].index(stride) for stride in DETECTOR_STRIDES)
-        return tuple(range(max(count - 4, 0), count))
-
-    def _freeze(self, frozen_stages: int) -> list[str]:
-        if frozen_stages < 0:
-            return []
-        parts = self.part_names()
-        if frozen_stages >= len(parts):
-            raise ValueError(
-                f"frozen_stages={frozen_stages}, but {self.model_name} as built here has a stem and {len(parts) - 1} "
-                f"stages: use -1 (nothing), 0 (the stem) .. {len(parts) - 1} (everything)."
-            )
-        return freezing.freeze(self, [name for part in parts[: frozen_stages + 1] for name in part])
+    def _choose_indices(self, out_indices: Sequence[int] | None, pyramid: Mapping[str, Any] | None) -> tuple[int, ...]:
+        if out_indices is None:
+            return default_indices(self.stage_levels, None if pyramid is None else count_wanted_maps(pyramid))
+        count, kind = len(self.stage_levels), "blocks" if is_token_model(self.stage_levels) else "stages"
+        return resolve_indices(out_indices, count, f"{self.model_name} has {count} {kind}")

@@ -33,7 +33,7 @@ def family_of(model_name: str) -> type[BackboneAdapter]:
 
 
 @functools.cache
-def _options_of(family: type[BackboneAdapter]) -> frozenset[str]:
+def _options_of(family: Any) -> frozenset[str]:
     """Name the arguments of a family: those of the base, and its own."""
     named = {*inspect.signature(BackboneAdapter).parameters, *inspect.signature(family).parameters}
     return frozenset(named - {"options"})  # the base's, as a family takes them
@@ -51,7 +51,8 @@ def TimmAdapter(model_name: str, **options: Any) -> BackboneAdapter:  # noqa: N8
         ValueError: an unknown model, an option that its family does not have, or a value that is not allowed.
     """
     family = family_of(model_name)
-    known = _options_of(family)
+    cls: Any = family
+    known = _options_of(cls)
     if unknown := sorted(set(options) - known):
         raise ValueError(
             f"{model_name} is served by {family.__name__}, which takes no {', '.join(unknown)}; "

@@ -4,6 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+#: The strides that detectors and segmentors expect, and get by default where a model has these among others.
+DETECTOR_STRIDES = (4, 8, 16, 32)
+
 
 @dataclass(frozen=True)
 class Level:
@@ -71,3 +74,25 @@ def spread_blocks(count: int, depth: int) -> tuple[int, ...]:
         Increasing indices without repeats; fewer than ``count`` where there are fewer blocks.
     """
     return tuple(sorted({max(depth * (place + 1) // count - 1, 0) for place in range(count)}))
+
+
+def default_indices(stage_levels: Sequence[Level], pyramid_maps: int | None) -> tuple[int, ...]:
+    """Choose the stages or blocks that an adapter gives where its user names none.
+
+    Args:
+        stage_levels: the level of each stage or block of the model.
+        pyramid_maps: the number of maps that the pyramid after them takes; None without one.
+
+    Returns:
+        The last one for a pyramid of one map; evenly spaced blocks of a token model, four without a pyramid; or all
+        stages, and of more than four those of the detectors' strides, or else the last four.
+    """
+    count = len(stage_levels)
+    if pyramid_maps == 1:
+        return (count - 1,)
+    if is_token_model(stage_levels):
+        return spread_blocks(4 if pyramid_maps is None else pyramid_maps, count)
+    strides = [level.stride for level in stage_levels]
+    if set(DETECTOR_STRIDES) <= set(strides):
+        return tuple(count - 1 - strides[::-1].index(stride) for stride in DETECTOR_STRIDES)
+    return tuple(range(max(count - 4, 0), count))

@@ -7,7 +7,6 @@ without memory for their parameters.
 
 import fnmatch
 import functools
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 import timm
 
 from adapters.factory import TimmAdapter
+from adapters.files import read_json
 from adapters.levels import Level
 from adapters.trunk.build import build_without_data, check_model_name, split_tag
 
@@ -63,7 +63,7 @@ def record(model_name: str) -> dict[str, Any]:
 
 @functools.cache
 def _records() -> dict[str, dict[str, Any]]:
-    return json.loads(RECORDS.read_text())["models"] if RECORDS.exists() else {}
+    return read_json(RECORDS, {"models": {}})["models"]
 
 
 @functools.lru_cache(maxsize=4096)

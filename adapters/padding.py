@@ -1,4 +1,4 @@
-"""The only spatial arithmetic of the package: pad an image to a multiple, crop a map to a stride."""
+"""Padding an image to a multiple before the trunk runs, and cropping the maps to the image's own cells afterwards."""
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +10,7 @@ def pad_to_multiple(image: Tensor, multiple: int, margins: tuple[int, int] = (0,
 
     Args:
         image: ``(B, C, H, W)``, any ``H, W >= 1``.
-        multiple: the least common multiple of what the trunk can divide, in pixels.
+        multiple: a number of pixels that the trunk can divide into its cells and windows.
         margins: pixels before (left and top) and after (right and bottom), for trunks that lose cells at the borders.
 
     Returns:
@@ -36,8 +36,8 @@ def crop_to_stride(feature_map: Tensor, image_size: tuple[int, int], stride: int
     """
     for axis, side in zip((-2, -1), image_size, strict=True):
         cells = -(-side // stride)
-        # Asked in so many words, it is a guard of a compiled graph. A slice that happens to keep everything where the
-        # graph is made is left out of Inductor's code for every size.
+        # The question is a guard of a compiled graph: without it, a slice that happens to keep everything at the size
+        # of the first image is left out of Inductor's code for every size.
         if feature_map.shape[axis] != cells:
             feature_map = feature_map.narrow(axis, 0, cells)
     return feature_map.to(dtype).contiguous()

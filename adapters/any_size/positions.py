@@ -5,6 +5,7 @@ A resampling is differentiable and takes the table itself, so that training at a
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,6 +23,40 @@ Resampling = Callable[[Tensor], Tensor]
 MOST_PREFIX_TOKENS = 16
 
 
+@dataclass(frozen=True)
+class Table:
+    """A positional table at two image sizes.
+
+    Attributes:
+        key: the parameter's name in its module.
+        old: the module as built for ``old_size``, without values.
+        new: the same for ``new_size``.
+        old_size: ``(H, W)`` in pixels.
+        new_size: ``(H, W)`` in pixels.
+    """
+
+    key: str
+    old: Any
+    new: Any
+    old_size: Size
+    new_size: Size
+
+    @property
+    def before(self) -> tuple[int, ...]:
+        """The table's shape at the old size."""
+        return _shape(self.old, self.key)
+
+    @property
+    def after(self) -> tuple[int, ...]:
+        """The table's shape at the new size."""
+        return _shape(self.new, self.key)
+
+    @property
+    def grids(self) -> tuple[int, Size, Size] | None:
+        """Prefix tokens and both grids of a flat table ``(..., tokens, C)``, if it has any."""
+        return _known_grids(self) or _grids(self.before[-2], self.after[-2], self.old_size, self.new_size)
+
+
 def resampling_of(name: str, key: str, old: nn.Module, new: nn.Module, old_size: Size, new_size: Size) -> Resampling:
     """Choose the resampling that turns a positional table, of any shape, into that of another image size.
 
@@ -36,40 +71,88 @@ def resampling_of(name: str, key: str, old: nn.Module, new: nn.Module, old_size:
     Raises:
         ValueError: the parameter is not a positional table, so no other size has a meaning for it.
     """
-    before, after = _shape(old, key), _shape(new, key)
-    if key == "relative_position_bias_table":
-        return _relative_bias(_pair(old.window_size), _pair(new.window_size), before)
-    if key.startswith(("rel_pos_", "height_rel", "width_rel")) and len(before) == 2:
-        return lambda table: _resize(table.t()[None], after[:1], "linear")[0].t()
-    if key == "attention_biases" and len(before) == 2:
-        # Of the absolute offsets (dy, dx), as timm's filter for EfficientViT resizes them.
-        grid, target = _pair(old.resolution), _pair(new.resolution)
-        return lambda table: _resize(table.view(1, -1, *grid), target, "bicubic", antialias=True).flatten(2)[0]
-    if key == "pos_emb" and len(before) == 3 and before[2] == after[2]:
-        # Of the relative offsets (dy, dx): LambdaNetworks.
-        return lambda table: _resize(table.permute(2, 0, 1)[None], after[:2], "bilinear")[0].permute(1, 2, 0)
-    if key == "pos_embed" and len(before) == 2 and before[1] == after[1]:
-        # Of CLIP's attention pooling.
-        grids = _grids(before[0], after[0], old_size, new_size)
-        if grids is not None:
-            prefix, grid, target = grids
-            return lambda table: resample_abs_pos_embed(table[None], list(target), list(grid), prefix)[0]
-    if len(before) == 4 and before[0] == 1 and before[:2] == after[:2] and before[2:] != after[2:]:
-        if before[3] == after[3]:
-            return _blocks(before[1], _pair(old.block_size), _pair(new.block_size))
-        return lambda table: _resize(table, after[2:], "bicubic", antialias=True)
-    if len(before) == 4 and before[0] == 1 and before[3] == after[3]:
-        return lambda table: resample_abs_pos_embed_nhwc(table, list(after[1:3]))
-    if len(before) == 3 and before[0] == 1 and before[2] == after[2]:
-        grids = _known_grids(key, old, new, before[1]) or _grids(before[1], after[1], old_size, new_size)
-        if grids is not None:
-            prefix, grid, target = grids
-            return lambda table: resample_abs_pos_embed(table, list(target), list(grid), prefix)
+    table = Table(key, old, new, old_size, new_size)
+    for matches, make in _KINDS:
+        if matches(table):
+            return make(table)
     raise ValueError(
-        f"{name} has the shape {before} for images of {old_size[0]} x {old_size[1]}: it is no table of positions that "
-        "could be resampled, but a learned matrix over that very number of tokens, and for another number of tokens "
-        "it has no meaning"
+        f"{name} has the shape {table.before} for images of {old_size[0]} x {old_size[1]}: it is no table of positions "
+        "that could be resampled, but a learned matrix over that very number of tokens, and for another number of "
+        "tokens it has no meaning"
     )
+
+
+def _bias_by_offset(t: Table) -> Resampling:
+    return _relative_bias(_pair(t.old.window_size), _pair(t.new.window_size), t.before)
+
+
+def _line(t: Table) -> Resampling:
+    length = t.after[:1]
+    return lambda table: _resize(table.t()[None], length, "linear")[0].t()
+
+
+def _bias_by_absolute_offset(t: Table) -> Resampling:
+    # As timm's filter for EfficientViT resizes them.
+    grid, target = _pair(t.old.resolution), _pair(t.new.resolution)
+    return lambda table: _resize(table.view(1, -1, *grid), target, "bicubic", antialias=True).flatten(2)[0]
+
+
+def _plane(t: Table) -> Resampling:
+    sides = t.after[:2]
+    return lambda table: _resize(table.permute(2, 0, 1)[None], sides, "bilinear")[0].permute(1, 2, 0)
+
+
+def _tokens(t: Table) -> Resampling:
+    assert t.grids is not None
+    prefix, grid, target = t.grids
+    if len(t.before) == 2:
+        return lambda table: resample_abs_pos_embed(table[None], list(target), list(grid), prefix)[0]
+    return lambda table: resample_abs_pos_embed(table, list(target), list(grid), prefix)
+
+
+def _tokens_of_blocks(t: Table) -> Resampling:
+    return _blocks(t.before[1], _pair(t.old.block_size), _pair(t.new.block_size))
+
+
+def _channels_first(t: Table) -> Resampling:
+    sides = t.after[2:]
+    return lambda table: _resize(table, sides, "bicubic", antialias=True)
+
+
+def _channels_last(t: Table) -> Resampling:
+    sides = list(t.after[1:3])
+    return lambda table: resample_abs_pos_embed_nhwc(table, sides)
+
+
+def _is_image(t: Table) -> bool:
+    return len(t.before) == 4 and t.before[0] == 1
+
+
+def _only_sides_differ(t: Table) -> bool:
+    return _is_image(t) and t.before[:2] == t.after[:2]
+
+
+#: The kinds of tables: a test, and the resampling where it holds. The first that holds decides.
+_KINDS: tuple[tuple[Callable[[Table], bool], Callable[[Table], Resampling]], ...] = (
+    # BEiT, Swin: biases by the offset in a window.
+    (lambda t: t.key == "relative_position_bias_table", _bias_by_offset),
+    # MViTv2, BoTNet, HaloNet: one table an axis, (2 * side - 1, C).
+    (lambda t: t.key.startswith(("rel_pos_", "height_rel", "width_rel")) and len(t.before) == 2, _line),
+    # LeViT, TinyViT, EfficientFormer, EfficientViT: biases by (|dy|, |dx|), (heads, N).
+    (lambda t: t.key == "attention_biases" and len(t.before) == 2, _bias_by_absolute_offset),
+    # LambdaNetworks: by relative offsets, (rows, columns, C).
+    (lambda t: t.key == "pos_emb" and len(t.before) == 3 and t.before[2] == t.after[2], _plane),
+    # CLIP's attention pooling: (tokens, C).
+    (lambda t: t.key == "pos_embed" and len(t.before) == 2 and t.before[1] == t.after[1] and bool(t.grids), _tokens),
+    # NesT: (1, blocks, tokens of a block, C).
+    (lambda t: _only_sides_differ(t) and t.before[2] != t.after[2] and t.before[3] == t.after[3], _tokens_of_blocks),
+    # PiT: (1, C, H, W).
+    (lambda t: _only_sides_differ(t) and t.before[3] != t.after[3], _channels_first),
+    # SAM's ViT, Hiera and others: (1, H, W, C).
+    (lambda t: _is_image(t) and t.before[3] == t.after[3], _channels_last),
+    # DeiT, CaiT, CrossViT and others: (1, prefix + N, C).
+    (lambda t: len(t.before) == 3 and t.before[0] == 1 and t.before[2] == t.after[2] and bool(t.grids), _tokens),
+)
 
 
 def _shape(module: nn.Module, key: str) -> tuple[int, ...]:
@@ -86,10 +169,10 @@ def _resize(table: Tensor, size: tuple[int, ...], mode: str, antialias: bool = F
     return F.interpolate(table.float(), size=size, mode=mode, antialias=antialias).to(table.dtype)
 
 
-def _known_grids(key: str, old: Any, new: Any, tokens: int) -> tuple[int, Size, Size] | None:
-    """Return prefix tokens and both grids where the model itself says which grid a table is of."""
-    grid = getattr(old, "position_grids", {}).get(key)
-    return (tokens - grid[0] * grid[1], grid, new.position_grids[key]) if grid else None
+def _known_grids(table: Table) -> tuple[int, Size, Size] | None:
+    """Return prefix tokens and both grids where the model itself says which grid a table is of (CrossViT)."""
+    grid = getattr(table.old, "position_grids", {}).get(table.key)
+    return (table.before[-2] - grid[0] * grid[1], grid, table.new.position_grids[table.key]) if grid else None
 
 
 def _grids(old: int, new: int, old_size: Size, new_size: Size) -> tuple[int, Size, Size] | None:

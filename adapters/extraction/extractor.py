@@ -21,7 +21,7 @@ TOP = 5
 
 @dataclass
 class BatchFeatures:
-    """What the model makes of a batch.
+    """Maps and vectors of a batch.
 
     Attributes:
         maps: one per level, ``(B, C, h, w)`` of the padded batch; none if the pyramid is not asked for.

@@ -1,1 +1,1 @@
-"""Families of timm models: a file holds the adapter of one family, and ``generic`` serves all other models."""
+"""One file per family of models, and nothing else; registering happens on import, from ``adapters/__init__.py``."""

@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from adapters.levels import Level
 from adapters.necks.checks import DEFAULT_OUT_STRIDES
 from adapters.necks.rescale import check_strides
 from adapters.necks.simple_pyramid import SimpleFeaturePyramid
@@ -13,19 +14,26 @@ Pyramid = SimpleFeaturePyramid | TapPyramid
 PYRAMIDS: dict[str, type[Pyramid]] = {cls.__name__: cls for cls in (SimpleFeaturePyramid, TapPyramid)}
 
 
-def build_pyramid(config: Mapping[str, Any], in_channels: Sequence[int], in_stride: int) -> Pyramid:
+def build_pyramid(config: Mapping[str, Any], levels: Sequence[Level], model_name: str) -> Pyramid:
     """Build the pyramid of an adapter.
 
     Args:
         config: ``type`` and any keyword of that pyramid except those that the adapter fills in. Not changed.
-        in_channels: channels of each map that comes in.
-        in_stride: the stride of all these maps.
+        levels: channels and stride of each map that comes in.
+        model_name: the backbone, for messages.
 
     Raises:
-        ValueError: the type or a key is unknown, a key is the adapter's, or a value is not allowed.
+        ValueError: the type or a key is unknown, a key is the adapter's, a value is not allowed, or the maps have
+            several strides.
     """
     pyramid, keywords = _read_config(config)
-    return pyramid(in_channels=in_channels, in_stride=in_stride, **keywords)
+    strides = {level.stride for level in levels}
+    if len(strides) > 1 and count_wanted_maps(config) > 1:
+        raise ValueError(
+            f"pyramid={dict(config)!r} takes maps of one stride, but {model_name} gives strides {sorted(strides)}; "
+            "leave pyramid out, since this model is a pyramid already."
+        )
+    return pyramid(in_channels=[level.channels for level in levels], in_stride=levels[-1].stride, **keywords)
 
 
 def count_wanted_maps(config: Mapping[str, Any]) -> int:

@@ -9,6 +9,15 @@ DEFAULT_OUT_STRIDES = (4, 8, 16, 32)
 
 
 def check_channels(what: str, channels: int | Sequence[int]) -> tuple[int, ...]:
+    """Check the channels of one map or of several, and return them as a tuple.
+
+    Args:
+        what: the argument that they were given as, for the message.
+        channels: one number, or one for each map.
+
+    Raises:
+        ValueError: a number is no positive integer, or there is none.
+    """
     counts = (channels,) if isinstance(channels, int) else tuple(channels)
     if not counts or not all(isinstance(count, int) and count > 0 for count in counts):
         raise ValueError(f"{what}={channels!r} must be a positive number of channels, or one for each map.")
@@ -16,7 +25,11 @@ def check_channels(what: str, channels: int | Sequence[int]) -> tuple[int, ...]:
 
 
 def check_maps(maps: Sequence[Tensor], in_channels: tuple[int, ...]) -> None:
-    """Check the last maps against the channels that were announced for them."""
+    """Check the last maps, ``(B, C, h, w)`` each, against the channels that were announced for them.
+
+    Raises:
+        ValueError: there is no tuple of maps, or they have other channels.
+    """
     if isinstance(maps, Tensor) or not maps:
         raise ValueError("A pyramid takes the tuple of maps of a backbone: give a single map as (map,).")
     got = tuple(x.shape[1] for x in maps[-len(in_channels) :])

@@ -49,6 +49,29 @@ def _parts_by_container(trunk: nn.Module) -> list[list[str]]:
     return [[name for name in names if name not in grouped], *parts]
 
 
+def freeze_stages(module: nn.Module, parts: Sequence[Sequence[str]], frozen_stages: int, model_name: str) -> list[str]:
+    """Take the stem and the first stages out of training.
+
+    Args:
+        module: changed in place.
+        parts: names of its parameters: the stem, then one list per stage.
+        frozen_stages: 0 for the stem alone, n for n stages more.
+        model_name: the backbone, for messages.
+
+    Returns:
+        As :func:`freeze`.
+
+    Raises:
+        ValueError: there are fewer stages.
+    """
+    if frozen_stages >= len(parts):
+        raise ValueError(
+            f"frozen_stages={frozen_stages}, but {model_name} as built here has a stem and {len(parts) - 1} "
+            f"stages: use -1 (nothing), 0 (the stem) .. {len(parts) - 1} (everything)."
+        )
+    return freeze(module, [name for part in parts[: frozen_stages + 1] for name in part])
+
+
 def freeze(module: nn.Module, names: Sequence[str]) -> list[str]:
     """Take the named parameters out of training.
 

@@ -30,7 +30,8 @@ def graft_methods(module: nn.Module, make_methods: MakeMethods) -> nn.Module:
         module: changed in place.
         make_methods: gives the methods for the module's class, which they may call.
     """
-    root, makers = getattr(type(module), "_derivation", (type(module), ()))
+    cls: Any = type(module)
+    root, makers = getattr(cls, "_derivation", (cls, ()))
     return graft(module, _derived(root, (*makers, make_methods)))
 
 
@@ -47,10 +48,11 @@ def _reduce(module: Any) -> tuple[Any, ...]:
     return _blank, module._derivation, vars(module)
 
 
-def _blank(root: type[nn.Module], makers: tuple[MakeMethods, ...]) -> nn.Module:
+def _blank(root: Any, makers: tuple[MakeMethods, ...]) -> nn.Module:
     """Return an instance for pickle and copy to fill."""
-    cls = _derived(root, makers)
-    return cls.__new__(cls)
+    cls: Any = _derived(root, makers)
+    blank: nn.Module = cls.__new__(cls)
+    return blank
 
 
 def forget_size(embedding: Any) -> None:

@@ -1,5 +1,6 @@
 """The pooled embedding and the top-5 are those of timm's own model, from the pass that gives the maps."""
 
+import copy
 import pickle
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from zoo import TOKENS, TWINS, ZOO, Spec, image, randomise
 import adapters
 from adapters.extraction.building import build_extractor, build_with_head
 from adapters.extraction.options import ExtractionOptions
+from adapters.kernels import long_attention
 
 EVERYTHING = ExtractionOptions(outputs=("pyramid", "embedding", "top5"))
 CLASSIFIED = [spec for spec in ZOO if not spec.options.get("stage_norm")]
@@ -110,3 +112,82 @@ def test_an_adapter_says_how_to_keep_the_head() -> None:
     built = adapters.TimmAdapter("vit_small_patch16_224", trunk=TOKENS, keep_head=True)
     assert build_extractor(built, EVERYTHING).adapter is built
     assert built.pruned_keys == frozenset()
+
+
+def state_of(adapter: torch.nn.Module) -> dict[str, object]:
+    """The names of every module's attributes and the number of its hooks, and the values of all tensors."""
+    names: dict[str, object] = {
+        name: (sorted(vars(module)), len(module._forward_hooks), len(module._forward_pre_hooks))
+        for name, module in adapter.named_modules()
+    }
+    return names | {key: tensor.clone() for key, tensor in adapter.state_dict().items()}
+
+
+@pytest.mark.parametrize("spec", CLASSIFIED, ids=str)
+@torch.no_grad()
+def test_a_pass_leaves_nothing_behind(spec: Spec) -> None:
+    """A copy made after a pass of one size gives at another size what the adapter gives."""
+    adapter = spec.build(keep_head=True)
+    before = state_of(adapter)
+    adapter.forward_with_head(image(64, 96))
+    after = state_of(adapter)
+    assert before.keys() == after.keys()
+    for name, value in before.items():
+        same = torch.equal(value, after[name]) if isinstance(value, torch.Tensor) else value == after[name]
+        assert same, name
+    x = image(96, 64)
+    (maps, final), (twin_maps, twin_final) = (a.forward_with_head(x) for a in (adapter, copy.deepcopy(adapter)))
+    assert all(map(torch.equal, maps, twin_maps))
+    assert_same_features(final, twin_final)
+
+
+def assert_same_features(final: object, other: object) -> None:
+    """Final features are a tensor, or a tuple of them where a model has two branches or a distillation token."""
+    finals, others = ((x,) if isinstance(x, torch.Tensor) else tuple(x) for x in (final, other))
+    assert len(finals) == len(others)
+    assert all(map(torch.equal, finals, others))
+
+
+@torch.no_grad()
+def test_changed_biases_are_seen_in_eval_mode() -> None:
+    """timm's LeViT keeps them on its modules between passes."""
+    spec = next(spec for spec in ZOO if spec.name == "levit")
+    adapter = spec.build(keep_head=True)
+    x = image(64, 64)
+    before, _ = adapter.forward_with_head(x)
+    for name, parameter in adapter.named_parameters():
+        if name.endswith("attention_biases"):
+            parameter.add_(torch.linspace(0, 5, parameter.numel()).view_as(parameter))
+    maps, final = adapter.forward_with_head(x)
+    fresh = spec.build(keep_head=True)
+    fresh.load_state_dict(adapter.state_dict())
+    fresh_maps, fresh_final = fresh.forward_with_head(x)
+    assert not torch.equal(maps[-1], before[-1])
+    assert all(map(torch.equal, maps, fresh_maps))
+    assert_same_features(final, fresh_final)
+
+
+@pytest.mark.parametrize("name", ["vit", "beit", "twins_svt", "swinv2_cr", "convit", "convnext"])
+@torch.no_grad()
+def test_maps_in_bfloat16_are_those_without_the_head(name: str) -> None:
+    spec = next(spec for spec in ZOO if spec.name == name)
+    x = image(64, 96)
+    with torch.autocast("cpu", torch.bfloat16):
+        maps, final = spec.build(keep_head=True).forward_with_head(x)
+        expected = spec.build()(x)
+    assert final.isfinite().all()
+    assert all(map(torch.equal, maps, expected))
+
+
+@pytest.mark.parametrize("name", ["vit", "vit_rope_reg", "beit"])
+@torch.no_grad()
+def test_long_attention_in_bfloat16_takes_our_form(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    attend = long_attention.attend
+    monkeypatch.setattr(long_attention, "FUSED_BF16_ATTENTION_IS_SLOW", True)
+    monkeypatch.setattr(long_attention, "FEWEST_PIXELS", 0)
+    monkeypatch.setattr(long_attention, "attend", lambda *a, **k: calls.append(1) or attend(*a, **k))
+    adapter = next(spec for spec in ZOO if spec.name == name).build(keep_head=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        adapter.forward_with_head(image(64, 64))
+    assert len(calls) == len(adapter.trunk.blocks)

@@ -13,6 +13,7 @@ def test_relative_errors() -> None:
     assert compare.map_errors([one], [one, one]) == [math.inf]
     assert compare.map_errors([one], [torch.ones(5)]) == [math.inf]
     assert compare.gradient_error({}, {}) is None
+    assert not compare.is_within_tolerance(compare.map_errors([one * 0], [one * 0]), None, "fp32")
     assert compare.gradient_error({"a": one, "b": one}, {"a": one, "b": torch.ones(5), "c": one}) == 0
     assert compare.is_within_tolerance([5e-5], None, "fp32")
     assert not compare.is_within_tolerance([5e-5, 2e-4], None, "fp32")

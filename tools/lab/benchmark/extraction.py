@@ -3,8 +3,8 @@
     python tools/benchmark_extraction.py --backbone twins_svt_small --images 96 --size 384 512
 
 Draws images from scikit-image's photographs, loads all batches into memory for the bare passes, and lets bare passes
-and complete runs (headers, reading, computing, writing, manifest) take turns, so that whatever else the machine does hits
-both. Exits with 1 if the ratio of the medians is above --limit.
+and complete runs (headers, reading, computing, writing, manifest) take turns, so that whatever else the machine does
+hits both. Exits with 1 if the ratio of the medians is above --limit.
 """
 
 import argparse
