@@ -1,0 +1,35 @@
+"""Recomputation in trunks that are one list of layers, such as VGG's; the zoo has all other kinds."""
+
+import copy
+
+import torch
+from timm.models.vgg import VGG
+from torch import nn
+from zoo import image
+
+from adapters.trunk.recompute import recompute_blocks
+
+
+def count_calls(model: nn.Module, x: torch.Tensor) -> int:
+    """Run a step, and count the convolutions in it."""
+    calls: list[int] = []
+    for layer in model.modules():
+        if isinstance(layer, nn.Conv2d):
+            layer._conv_forward = lambda *given, run=layer._conv_forward: (calls.append(1), run(*given))[1]
+    maps = model.forward_intermediates(x, intermediates_only=True)
+    sum(feature_map.square().mean() for feature_map in maps).backward()
+    return len(calls)
+
+
+def test_layers_between_poolings_are_recomputed_together() -> None:
+    torch.manual_seed(0)
+    keeping = VGG([8, 8, "M", 16, "M"], num_classes=0)
+    del keeping.pre_logits
+    recomputing = copy.deepcopy(keeping)
+    recompute_blocks(recomputing)
+    x = image(32, 32)
+    assert count_calls(keeping, x) == 3
+    assert count_calls(recomputing, x) == 6
+    gradients = {name: parameter.grad for name, parameter in keeping.named_parameters()}
+    for name, parameter in recomputing.named_parameters():
+        torch.testing.assert_close(parameter.grad, gradients[name])
