@@ -21,7 +21,7 @@ setup: $(READY)  ## make .venv and install everything, mmcv compiled (minutes, o
 
 # In stages: mmcv's build imports torch, so torch comes before it, and without build isolation. Debug information, which
 # Python's own flags ask for, would more than double the time that compiling it takes.
-$(READY): $(ROOT)/requirements/constraints.txt $(ROOT)/setup.py
+$(READY): $(ROOT)/requirements/constraints.txt $(ROOT)/setup.py $(ROOT)/pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) "setuptools>=80,<81" wheel packaging ninja
 	$(PIP) torch torchvision timm
