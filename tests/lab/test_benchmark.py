@@ -4,6 +4,7 @@ import json
 import resource
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +139,7 @@ def test_a_worker_that_dies_or_hangs_is_reported() -> None:
 def test_processes_are_forked_from_one_that_has_imported_everything(tmp_path: Path) -> None:
     path = tmp_path / "answer"
     code = f"import sys, pathlib; pathlib.Path({str(path)!r}).write_text(str('lab.benchmark.worker' in sys.modules))"
+    forkserver._forkserver._stop()  # another test's, which may have been started for another library
     start_server()
     process = _context.Process(target=exec, args=(code,))
     process.start()
