@@ -15,7 +15,7 @@ Mask = NDArray[np.bool_]
 OVERSAMPLING = 3
 """Samples per pixel and direction that decide how much of a pixel an outline covers."""
 MIN_VISIBLE_SHARE = 0.7
-"""Of the complete outline, also beyond the image's border: no shape is hidden further."""
+"""The area of the complete outline counts, also beyond the border of the image: no shape is hidden further."""
 MIN_VISIBLE_PIXELS = 60
 SMALLEST_SIZE, LARGEST_SHARE = 56.0, 0.8
 """Longest extent of a shape: at least so many pixels, at most that share of the image's shorter side."""
