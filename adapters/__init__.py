@@ -3,7 +3,7 @@
 Importing the package registers every adapter and pyramid on mmengine's root registries.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from adapters.base import BackboneAdapter
 from adapters.factory import TimmAdapter, create_adapter
@@ -19,6 +19,9 @@ from adapters.necks.bridge import LevelBridge
 from adapters.necks.simple_pyramid import SimpleFeaturePyramid
 from adapters.necks.tap_pyramid import TapPyramid
 from adapters.registry import MODELS
+
+if TYPE_CHECKING:  # for type checkers and the site; __getattr__ imports them when they are asked for
+    from adapters.extraction import ExtractionOptions, extract
 
 if MODELS is not None:
     import adapters.openmmlab.checkpoint_hook
