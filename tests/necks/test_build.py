@@ -1,8 +1,6 @@
 """Pyramids from the ``pyramid=dict(...)`` of an adapter."""
 
 import copy
-import subprocess
-import sys
 from collections.abc import Callable
 
 import pytest
@@ -31,23 +29,6 @@ def test_count_wanted_maps_answers_before_building() -> None:
     assert count_wanted_maps({"type": "SimpleFeaturePyramid", "out_strides": (4, 8)}) == 1
     assert count_wanted_maps({"type": "TapPyramid"}) == 4
     assert count_wanted_maps({"type": "TapPyramid", "out_strides": (8, 16)}) == 2
-
-
-def test_building_needs_no_mmengine() -> None:
-    code = (
-        "import sys\n"
-        "class Absent:\n"
-        "    def find_spec(self, name, path, target=None):\n"
-        "        if name == 'mmengine':\n"
-        "            raise ModuleNotFoundError(name, name=name)\n"
-        "sys.meta_path.insert(0, Absent())\n"
-        "from adapters.levels import Level\n"
-        "from adapters.necks.build import build_pyramid\n"
-        "print(build_pyramid({'type': 'TapPyramid'}, [Level(8, 16)] * 4, 'a_model').levels)"
-    )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr
-    assert "Level(channels=8, stride=32)" in result.stdout
 
 
 @pytest.mark.parametrize(
