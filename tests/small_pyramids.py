@@ -1,6 +1,7 @@
 """Small pyramids of every kind, with weights and references for tests of them."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from timm.layers import LayerNorm2d
@@ -73,3 +74,11 @@ def ramp_image(height: int, width: int) -> Tensor:
     """``(1, 2, height, width)``: each pixel holds the x and the y of its centre, plus 100."""
     y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
     return torch.stack([x, y])[None] + 100
+
+
+def gradients(run: Callable[..., Any], module: nn.Module, inputs: Any) -> list[Tensor]:
+    """The gradients of a module's parameters after a pass of ``run``, which is the module or its compiled form."""
+    module.zero_grad()
+    output = run(inputs)
+    (output if isinstance(output, Tensor) else output[0]).square().mean().backward()
+    return [parameter.grad.clone() for parameter in module.parameters()]

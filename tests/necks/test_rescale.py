@@ -5,10 +5,10 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from small_pyramids import ramp_image
+from small_pyramids import gradients, ramp_image
 from torch import nn
 
-from adapters.necks.rescale import Resample, make_conv, make_doubling
+from adapters.necks.rescale import MapNorm, Resample, make_conv, make_doubling
 
 
 @pytest.mark.parametrize("layer", [make_conv(32, 64, 1, True), make_conv(32, 64, 3, True), make_doubling(32, 64)])
@@ -34,3 +34,13 @@ def test_resampling_puts_each_cell_where_pooling_the_image_would(stride: int, wa
 def test_resampling_repeats_the_border() -> None:
     resampled = Resample(14, 16)(torch.full((1, 1, 3, 5), 7.0))
     torch.testing.assert_close(resampled, torch.full((1, 1, 3, 5), 7.0))
+
+
+def test_a_norm_between_convs_trains_when_compiled_for_sizes_that_change() -> None:
+    """Inductor (torch 2.11) generates no code for the backward pass of timm's own, which gives a permuted view."""
+    layers = nn.Sequential(make_conv(4, 4, 1, bias=False), MapNorm(4), make_conv(4, 4, 3, bias=False))
+    compiled = torch.compile(layers, dynamic=True, fullgraph=True)
+    for height, width in ((5, 7), (17, 10)):
+        x = torch.randn(1, 4, height, width)
+        one, other = (gradients(run, layers, x) for run in (compiled, layers))
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
