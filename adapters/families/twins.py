@@ -5,9 +5,10 @@ from timm.models.twins import GlobalSubSampleAttn, LocallyGroupedAttn, PosConv
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
-from adapters.base import AdapterOptions, BackboneAdapter, TrunkOutput
+from adapters.base import BackboneAdapter, TrunkOutput
 from adapters.kernels.long_attention import attend
 from adapters.kernels.packed_attention import attend_packed
+from adapters.options import AdapterOptions
 from adapters.registry import register_model
 from adapters.trunk.surgery import graft
 from adapters.weights.formats import Format
