@@ -11,8 +11,9 @@ from torch import nn
 from adapters.base import BackboneAdapter
 from adapters.describe.counting import Count, count
 from adapters.factory import TimmAdapter
-from adapters.levels import Level
+from adapters.levels import Level, is_token_model
 from adapters.trunk.build import build_without_data
+from adapters.trunk.dilation import without_output_stride
 
 #: The pyramid that the lines for a config give to a model of one stride.
 PYRAMID = {"type": "SimpleFeaturePyramid", "out_channels": 256}
@@ -94,7 +95,7 @@ def config_lines(adapter: BackboneAdapter, options: Mapping[str, Any]) -> str:
     """
     backbone = dict(type="TimmAdapter", model_name=adapter.model_name, **options)
     levels: Sequence[Level] = adapter.levels
-    if len({level.stride for level in levels}) == 1 and adapter.pyramid is None:
+    if is_token_model(adapter.stage_levels) and adapter.pyramid is None:
         backbone.update(pyramid=PYRAMID)
         with torch.device("meta"):
             levels = _with_pyramid(adapter, options)
@@ -130,5 +131,6 @@ def _format_dict(value: Any) -> str:
 
 def unused_parameters(adapter: BackboneAdapter) -> int:
     """Count parameters of timm's model that the adapter has removed: the classifier, a final norm, pruned stages."""
-    full: nn.Module = build_without_data(lambda: timm.create_model(adapter.model_name, **adapter.trunk_arguments))
+    arguments = without_output_stride(adapter.trunk_arguments)
+    full: nn.Module = build_without_data(lambda: timm.create_model(adapter.model_name, **arguments))
     return sum(parameter.numel() for name, parameter in full.named_parameters() if name in adapter.pruned_keys)

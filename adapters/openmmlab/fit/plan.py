@@ -41,8 +41,11 @@ def plan_levels(
         return _plan_tokens(stage_levels, stride_of_position, old, strides_matter)
     strides = [level.stride for level in stage_levels]
     targets = list(stride_of_position.values())
-    if not strides_matter and not _increasing(targets):
-        targets = _undilated(stride_of_position, old)
+    if not _increasing([level.stride for level in old]):
+        from_the_end = [len(strides) - len(old) + position for position in stride_of_position]
+        if from_the_end[0] >= 0 and [strides[index] for index in from_the_end] == targets:  # dilated alike
+            return _in_order(from_the_end, stride_of_position)
+        targets = targets if strides_matter else _undilated(stride_of_position, old)
     if _increasing(targets) and set(targets) <= set(strides):
         indices = [len(strides) - 1 - strides[::-1].index(target) for target in targets]
         return _in_order(indices, stride_of_position)
@@ -98,6 +101,8 @@ def plan_as_asked(levels: Sequence[Level], stride_of_position: Mapping[int, int]
         strides_matter: as for :func:`plan_levels`.
     """
     strides, targets = [level.stride for level in levels], list(stride_of_position.values())
+    if strides == targets:
+        return Plan({}, {position: index for index, position in enumerate(stride_of_position)})
     if _increasing(strides) and _increasing(targets) and set(targets) <= set(strides):
         by_stride = {position: strides.index(stride) for position, stride in stride_of_position.items()}
         if len(by_stride) == len(strides):
