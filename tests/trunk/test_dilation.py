@@ -1,4 +1,4 @@
-"""``trunk=dict(output_stride=...)``: timm's dilated models at any size, and one error for all that timm cannot dilate."""
+"""``trunk=dict(output_stride=...)``: timm's dilated models at any size, and one error for the others."""
 
 import math
 from typing import Any
