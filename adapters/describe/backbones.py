@@ -10,7 +10,7 @@ import torch
 from adapters.base import BackboneAdapter
 from adapters.describe.counting import Count, count
 from adapters.factory import TimmAdapter
-from adapters.levels import Level
+from adapters.levels import Level, is_token_model
 from adapters.trunk.build import build_without_data
 
 #: The pyramid that the lines for a config give to a model of one stride.
@@ -93,7 +93,7 @@ def config_lines(adapter: BackboneAdapter, options: Mapping[str, Any]) -> str:
     """
     backbone = dict(type="TimmAdapter", model_name=adapter.model_name, **options)
     levels: Sequence[Level] = adapter.levels
-    if len({level.stride for level in levels}) == 1 and adapter.pyramid is None:
+    if is_token_model(adapter.stage_levels) and adapter.pyramid is None:
         backbone.update(pyramid=PYRAMID)
         with torch.device("meta"):
             levels = _with_pyramid(adapter, options)
