@@ -1,0 +1,162 @@
+"""Images that Pillow reads, with all bits that their files hold."""
+
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
+
+from adapters.extraction.stored import UPRIGHT, Pixels, Stored, Values, fits
+
+#: Raw modes of 16-bit colour. Pillow keeps the upper byte of each value; read as if its bytes were in the other order,
+#: the same file gives the lower ones.
+OTHER_ORDER = {
+    f"{colours};16{order}": f"{colours};16{other}"
+    for colours in ("RGB", "RGBA")
+    for order, other in (("B", "L"), ("L", "B"), ("N", "B"))
+}
+
+#: The tags of TIFF that hold its number of bands, and how values stand for tones.
+SAMPLES_PER_PIXEL, PHOTOMETRIC, WHITE_IS_ZERO = 277, 262, 0
+
+
+class _PillowLimit:
+    """Pillow's guard against decompression bombs, a limit of the process; suspended while any thread reads an image.
+
+    The caller's ``max_decoded`` takes its place. The first reader removes the limit and the last one restores it, so
+    that readers in several threads never restore each other's.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._readers = 0
+        self._limit: int | None = None
+
+    @contextmanager
+    def suspended(self) -> Iterator[None]:
+        with self._lock:
+            if self._readers == 0:
+                self._limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+            self._readers += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._readers -= 1
+                if self._readers == 0:
+                    Image.MAX_IMAGE_PIXELS = self._limit
+
+
+_PILLOW_LIMIT = _PillowLimit()
+
+
+@contextmanager
+def opened_by_pillow(path: Path, channels: int) -> Iterator[Stored]:
+    """Open an image file, of several frames the first.
+
+    Raises:
+        Exception: whatever Pillow's plugins run into, ``UnidentifiedImageError`` where it is no image.
+    """
+    with _PILLOW_LIMIT.suspended(), Image.open(path) as image:
+        yield stored_image(image, channels)
+
+
+def shows_all_bands(path: Path, channels: int) -> bool:
+    """Return True if Pillow reads a TIFF file with all bands that it has for a model of ``channels``.
+
+    It leaves out bands that follow RGB, and takes bands that are pages of their own for frames.
+    """
+    try:
+        with _PILLOW_LIMIT.suspended(), Image.open(path) as image:
+            shown = len(image.getbands())
+            if _tags(image).get(SAMPLES_PER_PIXEL, shown) > shown:
+                return False
+            return fits(stored_image(image, channels).bands, channels) or getattr(image, "n_frames", 1) == 1
+    except UnidentifiedImageError:
+        return False
+
+
+def stored_image(image: Image.Image, channels: int) -> Stored:
+    """Return an image of Pillow's as one of ``channels`` bands, if it can be understood as that.
+
+    Alpha counts as a band where the model takes one band more than there are colours.
+    """
+    colours = 1 if _is_grey(image) else 3
+    has_alpha = _has_alpha(image)
+    with_alpha = has_alpha and channels == colours + 1
+    orientation = _orientation(image)
+    width, height = image.size
+    size = (width, height) if orientation >= 5 else (height, width)
+
+    def read() -> Values:
+        pixels = _all_bits(image)
+        image.load()
+        if pixels is None:
+            pixels = _pixels(image, has_alpha)
+        alpha = None
+        if has_alpha and not with_alpha:
+            whole = np.iinfo(pixels.dtype).max
+            pixels, alpha = pixels[:, :, :-1], pixels[:, :, -1:].astype(np.float32) / whole
+        turn = UPRIGHT.get(orientation, np.asarray)
+        inverted = pixels.dtype != np.uint8 and _tags(image).get(PHOTOMETRIC) == WHITE_IS_ZERO
+        return Values(turn(pixels), None if alpha is None else turn(alpha), inverted)
+
+    return Stored(size, colours + with_alpha, read)
+
+
+def _tags(image: Image.Image) -> Mapping[int, Any]:
+    """Return the tags of a TIFF, none of other images."""
+    return getattr(image, "tag_v2", {})
+
+
+def _is_grey(image: Image.Image) -> bool:
+    return image.mode in ("1", "L", "LA", "La", "F") or image.mode.startswith("I")
+
+
+def _has_alpha(image: Image.Image) -> bool:
+    deep = image.mode == "F" or image.mode.startswith("I")
+    return not deep and image.has_transparency_data
+
+
+def _orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation, 1 to 8. Pillow turns TIFF upright by itself, header and pixels."""
+    if image.format == "TIFF":
+        return 1
+    orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    return orientation if orientation in UPRIGHT else 1
+
+
+def _pixels(image: Image.Image, has_alpha: bool) -> Pixels:
+    """Return ``(H, W, C)`` of a loaded image: grey of its own type, or bytes of grey or RGB, and its alpha."""
+    if image.mode == "F" or image.mode.startswith("I"):
+        grey = np.asarray(image)
+        if grey.dtype.kind != "f" and grey.min() >= 0 and grey.max() <= 65535:  # Pillow's I holds 16 bits, too
+            grey = grey.astype(np.uint16)
+        return grey[:, :, None]
+    mode = "L" if _is_grey(image) else "RGB"
+    if has_alpha:
+        rgba = np.array((image.convert("LA") if image.mode == "La" else image).convert("RGBA"))
+        return rgba if mode == "RGB" else rgba[:, :, [0, 3]]
+    pixels = np.array(image.convert(mode))
+    return pixels if mode == "RGB" else pixels[:, :, None]
+
+
+def _all_bits(image: Image.Image) -> Pixels | None:
+    """Read colours of 16 bits, ``(H, W, C)``; None for other images, and for those that are loaded already."""
+    if not isinstance(image, ImageFile.ImageFile) or len(image.tile) != 1 or "transparency" in image.info:
+        return None
+    arguments = image.tile[0].args
+    raw, *others = (arguments,) if isinstance(arguments, str) else arguments or (None,)
+    if raw not in OTHER_ORDER:
+        return None
+    with Image.open(image.filename) as again:
+        assert isinstance(again, ImageFile.ImageFile)
+        other = (OTHER_ORDER[raw], *others)
+        again.tile = [again.tile[0]._replace(args=other if others else other[0])]
+        again.load()
+        lower = np.asarray(again).astype(np.uint16)
+    image.load()
+    return np.asarray(image).astype(np.uint16) << 8 | lower
