@@ -8,7 +8,6 @@ import torch
 from adapters.extraction.tones import Tones
 
 OUTPUTS = ("pyramid", "embedding", "top5", "cls", "registers")
-MEGAPIXEL = 1_000_000
 NATIVE = "native"
 
 #: Pixels that are computed at once, so that large images come in smaller batches: 8 images of 1024 x 1024.

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
-from adapters.extraction.stored import UPRIGHT, Pixels, Stored, Values, fits
+from adapters.extraction.stored import UPRIGHT, Pixels, Stored, Values, check_size, fits
 
 #: Raw modes of 16-bit colour. Pillow keeps the upper byte of each value; read as if its bytes were in the other order,
 #: the same file gives the lower ones.
@@ -54,17 +54,17 @@ _PILLOW_LIMIT = _PillowLimit()
 
 
 @contextmanager
-def opened_by_pillow(path: Path, channels: int) -> Iterator[Stored]:
+def opened_by_pillow(path: Path, channels: int, max_decoded: float) -> Iterator[Stored]:
     """Open an image file, of several frames the first.
 
     Raises:
         Exception: whatever Pillow's plugins run into, ``UnidentifiedImageError`` where it is no image.
     """
     with _PILLOW_LIMIT.suspended(), Image.open(path) as image:
-        yield stored_image(image, channels)
+        yield stored_image(image, channels, max_decoded)
 
 
-def shows_all_bands(path: Path, channels: int) -> bool:
+def shows_all_bands(path: Path, channels: int, max_decoded: float) -> bool:
     """Return True if Pillow reads a TIFF file with all bands that it has for a model of ``channels``.
 
     It leaves out bands that follow RGB, and takes bands that are pages of their own for frames.
@@ -74,21 +74,27 @@ def shows_all_bands(path: Path, channels: int) -> bool:
             shown = len(image.getbands())
             if _tags(image).get(SAMPLES_PER_PIXEL, shown) > shown:
                 return False
-            return fits(stored_image(image, channels).bands, channels) or getattr(image, "n_frames", 1) == 1
+            return (
+                fits(stored_image(image, channels, max_decoded).bands, channels) or getattr(image, "n_frames", 1) == 1
+            )
     except UnidentifiedImageError:
         return False
 
 
-def stored_image(image: Image.Image, channels: int) -> Stored:
+def stored_image(image: Image.Image, channels: int, max_decoded: float) -> Stored:
     """Return an image of Pillow's as one of ``channels`` bands, if it can be understood as that.
 
     Alpha counts as a band where the model takes one band more than there are colours.
+
+    Raises:
+        UnreadableImageError: it has more megapixels than ``max_decoded``.
     """
+    width, height = image.size
+    check_size(height, width, max_decoded)  # before its orientation, for which Pillow decodes a PNG
     colours = 1 if _is_grey(image) else 3
     has_alpha = _has_alpha(image)
     with_alpha = has_alpha and channels == colours + 1
     orientation = _orientation(image)
-    width, height = image.size
     size = (width, height) if orientation >= 5 else (height, width)
 
     def read() -> Values:

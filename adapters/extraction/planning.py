@@ -11,10 +11,10 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
-from adapters.extraction.options import MEGAPIXEL, ExtractionOptions
+from adapters.extraction.options import ExtractionOptions
 from adapters.extraction.preprocessing import Preprocessing
 from adapters.extraction.read_image import ImageReader, Source
-from adapters.extraction.stored import Size, UnreadableImageError
+from adapters.extraction.stored import MEGAPIXEL, Size, UnreadableImageError
 
 #: The size of an image from its header, or the reason why it cannot be read.
 Header = Size | str

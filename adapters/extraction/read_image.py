@@ -11,9 +11,8 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from adapters.extraction.arrays import is_tiff, opened_npy, opened_tiff, stored_array
-from adapters.extraction.options import MEGAPIXEL
 from adapters.extraction.pillow_files import opened_by_pillow, shows_all_bands, stored_image
-from adapters.extraction.stored import Pixels, Size, Stored, UnreadableImageError, fits
+from adapters.extraction.stored import Pixels, Size, Stored, UnreadableImageError, check_size, fits
 from adapters.extraction.tones import Tones
 
 Source = Path | Image.Image | Pixels
@@ -89,15 +88,8 @@ class ImageReader:
     @contextmanager
     def _opened(self, source: Source) -> Iterator[Stored]:
         try:
-            with _open(source, self.channels) as stored:
-                height, width = stored.size
-                if not height * width:
-                    raise UnreadableImageError(f"no pixels ({height} x {width})")
-                if height * width > self.max_decoded * MEGAPIXEL:
-                    raise UnreadableImageError(
-                        f"{height * width / MEGAPIXEL:.1f} megapixels ({height} x {width}), more than are decoded: "
-                        f"max_decoded is {self.max_decoded:g}"
-                    )
+            with self._open(source) as stored:
+                check_size(*stored.size, self.max_decoded)
                 yield stored
         except UnreadableImageError:
             raise
@@ -107,24 +99,23 @@ class ImageReader:
             reason = (str(error).splitlines() or [""])[0]
             raise UnreadableImageError(f"{type(error).__name__}: {reason}") from error
 
-
-@contextmanager
-def _open(source: Source, channels: int) -> Iterator[Stored]:
-    """Open an image by what it is: TIFF files by tifffile where Pillow cannot show all their bands."""
-    if isinstance(source, Image.Image):
-        yield stored_image(source, channels)
-    elif isinstance(source, np.ndarray):
-        yield stored_array(source)
-    else:
-        _check_file(source)
-        if source.suffix.lower() == ".npy":
-            opened = opened_npy(source, channels)
-        elif is_tiff(source) and not shows_all_bands(source, channels):
-            opened = opened_tiff(source, channels)
+    @contextmanager
+    def _open(self, source: Source) -> Iterator[Stored]:
+        """Open an image by what it is: TIFF files by tifffile where Pillow cannot show all their bands."""
+        if isinstance(source, Image.Image):
+            yield stored_image(source, self.channels, self.max_decoded)
+        elif isinstance(source, np.ndarray):
+            yield stored_array(source)
         else:
-            opened = opened_by_pillow(source, channels)
-        with opened as stored:
-            yield stored
+            _check_file(source)
+            if source.suffix.lower() == ".npy":
+                opened = opened_npy(source, self.channels)
+            elif is_tiff(source) and not shows_all_bands(source, self.channels, self.max_decoded):
+                opened = opened_tiff(source, self.channels)
+            else:
+                opened = opened_by_pillow(source, self.channels, self.max_decoded)
+            with opened as stored:
+                yield stored
 
 
 def _check_file(path: Path) -> None:

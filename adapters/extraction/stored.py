@@ -7,6 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+#: Pixels of a megapixel.
+MEGAPIXEL = 1_000_000
+
 Size = tuple[int, int]
 """Height and width in pixels."""
 
@@ -62,3 +65,18 @@ class Stored:
 def fits(bands: int, channels: int) -> bool:
     """Return True if an image of ``bands`` can be fed to a model of ``channels``: grey serves as RGB, too."""
     return bands == channels or (bands, channels) == (1, 3)
+
+
+def check_size(height: int, width: int, max_decoded: float) -> None:
+    """Check that an image has pixels, and no more megapixels than ``max_decoded``, before it is decoded.
+
+    Raises:
+        UnreadableImageError: it has not.
+    """
+    if not height * width:
+        raise UnreadableImageError(f"no pixels ({height} x {width})")
+    if height * width > max_decoded * MEGAPIXEL:
+        raise UnreadableImageError(
+            f"{height * width / MEGAPIXEL:.1f} megapixels ({height} x {width}), more than are decoded: max_decoded is "
+            f"{max_decoded:g}"
+        )

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from adapters.extraction.stored import Pixels, UnreadableImageError
 
@@ -89,7 +90,8 @@ class Tones:
             return Toned(np.zeros(pixels.shape, np.float32), black, white)
         # Larger types hold values that fp32 would round.
         exact = np.float32 if pixels.dtype.itemsize <= 2 or pixels.dtype == np.float32 else np.float64
-        scaled = (pixels.astype(exact) - black) * (255 / (white - black))
+        values: NDArray[np.floating] = pixels.astype(exact)
+        scaled = (values - black) * (255 / (white - black))
         return Toned(scaled.clip(0, 255).astype(np.float32, copy=False), black, white)
 
     def _limits(self, pixels: Pixels) -> tuple[float, float]:

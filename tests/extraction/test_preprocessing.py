@@ -32,7 +32,7 @@ def test_native_preprocessing_is_that_of_the_model_card(model_name: str) -> None
 
 def feed(preprocessing: Preprocessing, image: Image.Image) -> torch.Tensor:
     """Preprocess one image as the model gets it."""
-    pixels = preprocessing.scale(image)
+    pixels = preprocessing.scale(np.asarray(image))
     assert pixels.dtype == torch.uint8
     return preprocessing.normalise(pixels[None], [tuple(pixels.shape[1:])])[0]
 
