@@ -38,7 +38,7 @@ def add_input_arguments(parser: argparse.ArgumentParser) -> None:
     add("--out", type=Path, required=True, help="folder of the results")
     add("--image-root", type=Path, metavar="DIR", help="folder from which a COCO json names its images")
     add("--size", nargs="+", metavar="N", help="N: shorter side; H W: exactly; native: the model's own resize and crop")
-    add("--white", type=float, metavar="N", help="white in images of more than 8 bits: 4095 where data have 12 bits")
+    add("--white", metavar="N", help="white in images of more than 8 bits: 4095 where data have 12 bits")
     add("--black", type=float, default=default.black, metavar="N", help="with --white: black (default: %(default)g)")
     add("--percentiles", metavar="LOW,HIGH", help="black and white by percentiles of each image: 1,99")
     add("--in-channels", type=int, metavar="N", help="bands of the images, such as 6 of a TIFF or .npy (default: 3)")
@@ -104,11 +104,15 @@ def options_of(args: argparse.Namespace, outputs: str, folder: Path) -> Extracti
     Raises:
         ValueError: a value that is not allowed.
     """
+    try:
+        white = None if args.white is None else float(args.white)
+    except ValueError as error:
+        raise ValueError(f"--white {args.white} must be a number; percentiles are --percentiles 1,99.") from error
     threads = args.threads if args.threads is not None else recorded_threads(folder) or torch.get_num_threads()
     return ExtractionOptions(
         outputs=tuple(outputs.split(",")),
         size=_parse_size(args.size),
-        white=args.white,
+        white=white,
         black=args.black,
         percentiles=_parse_percentiles(args.percentiles),
         batch_size=args.batch_size,

@@ -73,8 +73,8 @@ class ImageReader:
         with self._opened(source) as stored:
             if not fits(stored.bands, self.channels):
                 raise UnreadableImageError(
-                    f"{stored.bands} bands, and the model takes {self.channels}: convert the image, or build the model "
-                    f"with --in-channels {stored.bands} (in_channels={stored.bands})"
+                    f"{stored.bands} band{'s' * (stored.bands != 1)}, and the model takes {self.channels}: convert the "
+                    f"image, or build the model with --in-channels {stored.bands} (in_channels={stored.bands})"
                 )
             values = stored.read()
             toned = self.tones.scale(values.bands)

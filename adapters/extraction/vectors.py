@@ -33,8 +33,8 @@ def vectors_of(trunk: Any, final: Tensor, outputs: Collection[str]) -> dict[str,
 
     Returns:
         As far as wanted: ``cls`` ``(B, C)``, which is timm's ``forward_head(final, pre_logits=True)`` of a model with
-        ``global_pool='token'``; ``registers`` ``(B, n, C)``, normalised as the class token is; ``embedding``
-        ``(B, D)``; ``top5_index`` and ``top5_probability`` ``(B, 5)``.
+        ``global_pool='token'`` (without what a distilled DeiT adds to it); ``registers`` ``(B, n, C)``, normalised as
+        the class token is; ``embedding`` ``(B, D)``; ``top5_index`` and ``top5_probability`` ``(B, 5)``.
     """
     found: dict[str, Tensor] = {}
     prefix = int(has_class_token(trunk))
