@@ -19,8 +19,12 @@ OTHER_ORDER = {
     for order, other in (("B", "L"), ("L", "B"), ("N", "B"))
 }
 
-#: The tags of TIFF that hold its number of bands, and how values stand for tones.
-SAMPLES_PER_PIXEL, PHOTOMETRIC, WHITE_IS_ZERO = 277, 262, 0
+#: Formats whose colours of 16 bits have such raw modes.
+DEEP_FORMATS = ("PNG", "TIFF")
+
+#: Tags of TIFF, and values of theirs.
+BITS_PER_SAMPLE, PHOTOMETRIC, SAMPLES_PER_PIXEL, PLANAR_CONFIGURATION = 258, 262, 277, 284
+WHITE_IS_ZERO, IN_PLANES = 0, 2
 
 
 class _PillowLimit:
@@ -61,30 +65,37 @@ def opened_by_pillow(path: Path, channels: int, max_decoded: float) -> Iterator[
         Exception: whatever Pillow's plugins run into, ``UnidentifiedImageError`` where it is no image.
     """
     with _PILLOW_LIMIT.suspended(), Image.open(path) as image:
-        yield stored_image(image, channels, max_decoded)
+        yield stored_image(image, channels, max_decoded, path)
 
 
 def shows_all_bands(path: Path, channels: int, max_decoded: float) -> bool:
     """Return True if Pillow reads a TIFF file with all bands that it has for a model of ``channels``.
 
-    It leaves out bands that follow RGB, and takes bands that are pages of their own for frames.
+    It leaves out bands that follow RGB, takes bands that are pages of their own for frames, and confuses planes of
+    more than 8 bits.
     """
     try:
         with _PILLOW_LIMIT.suspended(), Image.open(path) as image:
-            shown = len(image.getbands())
-            if _tags(image).get(SAMPLES_PER_PIXEL, shown) > shown:
+            tags, shown = _tags(image), len(image.getbands())
+            deep = max(tags.get(BITS_PER_SAMPLE, (1,))) > 8
+            if tags.get(SAMPLES_PER_PIXEL, shown) > shown or (deep and tags.get(PLANAR_CONFIGURATION) == IN_PLANES):
                 return False
-            return (
-                fits(stored_image(image, channels, max_decoded).bands, channels) or getattr(image, "n_frames", 1) == 1
-            )
+            is_one_frame = getattr(image, "n_frames", 1) == 1
+            return is_one_frame or fits(stored_image(image, channels, max_decoded).bands, channels)
     except UnidentifiedImageError:
         return False
 
 
-def stored_image(image: Image.Image, channels: int, max_decoded: float) -> Stored:
+def stored_image(image: Image.Image, channels: int, max_decoded: float, path: Path | None = None) -> Stored:
     """Return an image of Pillow's as one of ``channels`` bands, if it can be understood as that.
 
     Alpha counts as a band where the model takes one band more than there are colours.
+
+    Args:
+        image: the image.
+        channels: number of bands that the model takes.
+        max_decoded: megapixels of an image at most.
+        path: the file that it was opened from; None of an image in memory, which is as it is.
 
     Raises:
         UnreadableImageError: it has more megapixels than ``max_decoded``.
@@ -98,10 +109,10 @@ def stored_image(image: Image.Image, channels: int, max_decoded: float) -> Store
     size = (width, height) if orientation >= 5 else (height, width)
 
     def read() -> Values:
-        pixels = _all_bits(image)
         image.load()
-        if pixels is None:
-            pixels = _pixels(image, has_alpha)
+        may_be_deep = image.format in DEEP_FORMATS and "transparency" not in image.info
+        lower = _lower_bytes(path) if path is not None and may_be_deep else None
+        pixels = _pixels(image, has_alpha) if lower is None else np.asarray(image).astype(np.uint16) << 8 | lower
         alpha = None
         if has_alpha and not with_alpha:
             whole = np.iinfo(pixels.dtype).max
@@ -150,19 +161,16 @@ def _pixels(image: Image.Image, has_alpha: bool) -> Pixels:
     return pixels if mode == "RGB" else pixels[:, :, None]
 
 
-def _all_bits(image: Image.Image) -> Pixels | None:
-    """Read colours of 16 bits, ``(H, W, C)``; None for other images, and for those that are loaded already."""
-    if not isinstance(image, ImageFile.ImageFile) or len(image.tile) != 1 or "transparency" in image.info:
-        return None
-    arguments = image.tile[0].args
-    raw, *others = (arguments,) if isinstance(arguments, str) else arguments or (None,)
-    if raw not in OTHER_ORDER:
-        return None
-    with Image.open(image.filename) as again:
-        assert isinstance(again, ImageFile.ImageFile)
+def _lower_bytes(path: Path) -> Pixels | None:
+    """Read the lower bytes of colours of 16 bits, ``(H, W, C)``; None for other images."""
+    with Image.open(path) as image:
+        if not isinstance(image, ImageFile.ImageFile) or len(image.tile) != 1:
+            return None
+        arguments = image.tile[0].args
+        raw, *others = (arguments,) if isinstance(arguments, str) else arguments or (None,)
+        if raw not in OTHER_ORDER:
+            return None
         other = (OTHER_ORDER[raw], *others)
-        again.tile = [again.tile[0]._replace(args=other if others else other[0])]
-        again.load()
-        lower = np.asarray(again).astype(np.uint16)
-    image.load()
-    return np.asarray(image).astype(np.uint16) << 8 | lower
+        image.tile = [image.tile[0]._replace(args=other if others else other[0])]
+        image.load()
+        return np.asarray(image)

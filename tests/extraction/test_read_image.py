@@ -203,7 +203,7 @@ def test_12_bits_in_16_are_noted_and_scaled(tmp_path: Path, suffix: str) -> None
     assert read(path).max() < 32
     assert (reader().read(path).note or "").startswith(f"dark: the maximum is {pixels.max()} of 65535")
     bright = reader(white=4095.0).read(path)
-    np.testing.assert_allclose(bright.pixels[:, :, 1], pixels * 255 / 4095, rtol=1e-5)
+    np.testing.assert_allclose(bright.pixels[:, :, 1], pixels * (255 / 4095), rtol=1e-5)
     assert bright.note is None
 
 
@@ -314,7 +314,7 @@ def test_the_first_of_several_frames(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "stack.tif", np.stack([GREY, GREY[::-1]]), photometric="minisblack")
     assert np.array_equal(read(tmp_path / "stack.tif", 1)[:, :, 0], GREY)
     first.quantize(32).save(tmp_path / "image.gif", save_all=True, append_images=[second.quantize(32)])
-    assert near(read(tmp_path / "image.gif"), RGB, 12)
+    assert np.array_equal(read(tmp_path / "image.gif"), np.asarray(first.quantize(32).convert("RGB")))
 
 
 @pytest.mark.parametrize(
@@ -323,7 +323,7 @@ def test_the_first_of_several_frames(tmp_path: Path) -> None:
         (np.zeros((2, 5, 6, 3), np.uint8), r"an array of (2, 5, 6, 3); an image is H x W, H x W x C or C x H x W"),
         (np.zeros((3, 9, 3), np.uint8), "whose first axis may be the bands (3), or its last"),
         (np.zeros((0, 9, 3), np.uint8), "no pixels (0 x 9)"),
-        (np.array([{}]), "Object arrays cannot be loaded"),
+        (np.array([{}]), "Python objects in dtype"),
         (np.zeros((5, 5), "datetime64[s]"), "real numbers are read"),
         (np.array([["a"]]), "real numbers are read"),
     ],
