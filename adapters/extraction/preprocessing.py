@@ -96,22 +96,26 @@ class Preprocessing:
         height, width = self.fed_size((pixels.shape[0], pixels.shape[1]))
         if self.size != NATIVE and pixels.shape[:2] == (height, width):
             return torch.from_numpy(np.array(pixels)).permute(2, 0, 1)
-        bands = range(pixels.shape[2])
+        fill = self.mean[::-1] if self.bgr else self.mean
         # Pillow scales bytes of RGB at once, and everything else band by band, with the same result.
-        rgb = pixels.dtype == np.uint8 and len(bands) == 3
-        parts = [pixels] if rgb else [np.ascontiguousarray(pixels[:, :, band]) for band in bands]
-        scaled = torch.cat([self._scale_part(Image.fromarray(part), (height, width)) for part in parts])
+        if pixels.dtype == np.uint8 and len(fill) == 3:
+            return self._scale_part(Image.fromarray(pixels), (height, width), fill)
+        parts = [Image.fromarray(np.ascontiguousarray(band)) for band in np.moveaxis(pixels, 2, 0)]
+        scaled = torch.cat(
+            [self._scale_part(part, (height, width), fill[band : band + 1]) for band, part in enumerate(parts)]
+        )
         # Bicubic scaling overshoots.
         return scaled if scaled.dtype == torch.uint8 else scaled.clamp_(0, 255)
 
-    def _scale_part(self, image: Image.Image, size: Size) -> Tensor:
-        """Scale an image of Pillow's to ``(C, H, W)``."""
+    def _scale_part(self, image: Image.Image, size: Size, fill: tuple[float, ...]) -> Tensor:
+        """Scale an image of Pillow's to ``(C, H, W)``; the borders that some models' own crop adds are ``fill``."""
         if self.size == NATIVE:
             pixels: Tensor = create_transform(
                 input_size=(3, *self.native_size),
                 interpolation=self.interpolation,
                 crop_pct=self.crop_pct,
                 crop_mode=self.crop_mode,
+                mean=fill,
                 normalize=False,
             )(image)
             return pixels

@@ -72,8 +72,8 @@ def test_deep_images_and_other_bands_are_scaled_as_rgb_is(size: object) -> None:
     assert torch.equal(six.scale(np.concatenate([RGB, RGB], axis=2)), torch.cat([expected, expected]))
     deep = six.scale(RGB.astype(np.float32))
     assert deep.dtype == torch.float32
-    assert (deep - expected).abs().max() < 1
-    assert 0 <= deep.min()
+    assert (deep - expected).abs().max() < 1.5
+    assert deep.min() >= 0
     assert deep.max() <= 255
     grey = Preprocessing.of_model(config, size, 1)
     assert (grey.mean, grey.std) == ((0.5,), (1.75 / 3,))
@@ -86,7 +86,7 @@ def test_bands_are_cropped_as_rgb_is(mode: str) -> None:
     expected = Preprocessing.of_model(config, "native").scale(RGB)
     assert torch.equal(Preprocessing.of_model(config, "native", 1).scale(RGB[:, :, 1:2]), expected[1:2])
     deep = Preprocessing.of_model(config, "native", 6).scale(RGB[:, :, [0, 1, 2] * 2].astype(np.float32))
-    assert (deep[3:] - expected).abs().max() < 1
+    assert (deep[3:] - expected).abs().max() < 1.5
 
 
 def test_normalisation_of_another_number_of_bands_is_refused() -> None:
