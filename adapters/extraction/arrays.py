@@ -76,7 +76,10 @@ def opened_npy(path: Path, channels: int) -> Iterator[Stored]:
     Raises:
         UnreadableImageError: it holds no such array.
     """
-    array = np.load(path, mmap_mode="r", allow_pickle=False)
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise UnreadableImageError("not a whole .npy file of numbers") from error
     if not isinstance(array, np.ndarray):
         raise UnreadableImageError("an archive of arrays; a .npy file of one is read")
     yield stored_array(bands_last(array, channels))

@@ -61,6 +61,13 @@ class Tones:
     percentiles: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
+        for name, values in (
+            ("black", (self.black,)),
+            ("white", (self.white,)),
+            ("percentiles", self.percentiles or ()),
+        ):
+            if not all(value is None or isinstance(value, int | float) for value in values):
+                raise ValueError(f"{name}={getattr(self, name)!r} must be a number, or two for percentiles.")
         if self.percentiles is not None:
             if self.white is not None or self.black:
                 raise ValueError("percentiles find black and white in each image: leave out white and black.")
@@ -80,7 +87,7 @@ class Tones:
         if pixels.dtype.kind not in "buif":
             raise UnreadableImageError(f"{pixels.dtype} pixels; real numbers are read")
         if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
-            raise UnreadableImageError(f"{pixels.dtype} pixels with NaN or infinity")
+            raise UnreadableImageError(f"{pixels.dtype} pixels with NaN or infinity: fill them first")
         if pixels.dtype.kind == "b":
             pixels = pixels * np.uint8(255)
         black, white = self._limits(pixels)

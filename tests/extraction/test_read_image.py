@@ -323,7 +323,7 @@ def test_the_first_of_several_frames(tmp_path: Path) -> None:
         (np.zeros((2, 5, 6, 3), np.uint8), r"an array of (2, 5, 6, 3); an image is H x W, H x W x C or C x H x W"),
         (np.zeros((3, 9, 3), np.uint8), "whose first axis may be the bands (3), or its last"),
         (np.zeros((0, 9, 3), np.uint8), "no pixels (0 x 9)"),
-        (np.array([{}]), "Python objects in dtype"),
+        (np.array([{}]), "not a whole .npy file of numbers"),
         (np.zeros((5, 5), "datetime64[s]"), "real numbers are read"),
         (np.array([["a"]]), "real numbers are read"),
     ],

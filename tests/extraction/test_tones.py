@@ -92,6 +92,8 @@ def test_values_that_may_mean_anything_are_refused(pixels: NDArray[Any], reason:
     [
         ({"white": 0.0}, "white=0 must be a number above black, which is 0"),
         ({"white": float("nan")}, "white=nan must be a number"),
+        ({"white": "4095"}, "white='4095' must be a number"),
+        ({"percentiles": "1,99"}, "percentiles='1,99' must be a number, or two for percentiles"),
         ({"black": 3.0}, r"black=3 needs white="),
         ({"percentiles": (99.0, 1.0)}, "must be two of 0 to 100, the lower first"),
         ({"percentiles": (1.0, 101.0)}, "must be two of 0 to 100"),
