@@ -12,7 +12,7 @@ PACKAGE = REPOSITORY / "adapters"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 LAB = sorted((REPOSITORY / "tools").rglob("*.py"))
 #: Folders of tests that mirror something else than a package of the library.
-OTHER_TESTS = {"lab", "configs", "docs"}
+OTHER_TESTS = {"lab", "configs", "docs", "foreign"}
 #: First words that leave a docstring without a subject.
 HIDDEN_SUBJECTS = {"What", "Whether", "Of", "How", "As", "From", "Which", "So"}
 SHAPE = re.compile(r"``\(.*?\)``|\bof any shape\b|\bof the same shape\b", re.DOTALL)

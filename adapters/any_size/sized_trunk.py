@@ -169,21 +169,22 @@ class _View:
         state.update(change.attributes)
         for name, buffer in change.buffers.items():
             own = state["_buffers"].get(name)
-            state["_buffers"][name] = buffer if own is None else self._on_device(buffer, own.device)
+            state["_buffers"][name] = buffer if own is None else self._moved_like(buffer, own)
         for name, resample in change.tables.items():
-            table = state["_parameters"].pop(name, None)
+            # In a replica of DataParallel's, parameters are ordinary attributes.
+            table = state["_parameters"].pop(name, state.get(name))
             if table is None:
                 state[name] = None
                 continue
             with _without_autocast(table.device.type):
                 state[name] = resample(table)
 
-    def _on_device(self, buffer: Tensor, device: torch.device) -> Tensor:
-        """Move a buffer once; buffers that modules share stay shared."""
+    def _moved_like(self, buffer: Tensor, own: Tensor) -> Tensor:
+        """Give a buffer the device and dtype of the trunk's own, once; buffers that modules share stay shared."""
         moved = self.moved.get(id(buffer), buffer)
-        if moved.device != device:
+        if (moved.device, moved.dtype) != (own.device, own.dtype):
             with torch.inference_mode(False):
-                moved = self.moved[id(buffer)] = buffer.to(device)
+                moved = self.moved[id(buffer)] = buffer.to(own)
         return moved
 
 
