@@ -71,6 +71,7 @@ def call_every_layer(trunk: nn.Module) -> None:
 
     timm otherwise reads the weight past the layer, so that a LoRA, a hook or a quantised weight has no effect.
     """
+    module: Any
     for module in trunk.modules():
         if hasattr(module, "qkv_bias_separate"):
             module.qkv_bias_separate = True

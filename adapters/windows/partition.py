@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import is_in_torch_dispatch_mode
+
+from adapters.kernels.cpu import is_eager
 
 #: Label of a pad among the labels of a window's cells.
 PAD = -1
@@ -154,8 +155,8 @@ class Windows:
 
 def windows_of(batch: int, rows: Axis, columns: Axis, device: torch.device) -> Windows:
     """Return the windows of a batch of equal grids, made once for all blocks and passes that cut alike."""
-    # Tensors that hold no data, or that a graph is to make, must not be kept for others.
-    if is_in_torch_dispatch_mode() or torch.compiler.is_compiling():
+    # Tensors that hold no data, or that a graph or a transform makes, must not be kept for others.
+    if not is_eager():
         return Windows(batch, rows, columns, device)
     return _kept_windows(batch, rows, columns, device)
 

@@ -36,26 +36,27 @@ def test_functional_call_takes_other_parameters_and_leaves_nothing_behind(spec: 
         for name, parameter in other.named_parameters():
             parameter.copy_(parameters[name])
         assert_close(functional_call(adapter, parameters, (x,)), other(x))
-        if spec.name != "coat":  # torch restores modules that are registered twice wrongly, timm's CoaT alone, too
+        if spec.name != "coat":  # see below
             assert_close(adapter(x), before, 1e-6)
 
 
 @each_model
 def test_functional_gradients_are_autograds(spec: Spec) -> None:
-    adapter, x = spec.build(), image(40, 56, batch=1)
+    # torch restores modules that are registered twice wrongly after functional_call, timm's CoaT alone, too.
+    adapter, twin, x = spec.build(), spec.build(), image(40, 56, batch=1)
 
     def loss(parameters: dict[str, Tensor]) -> Tensor:
         return sum(feature_map.square().mean() for feature_map in functional_call(adapter, parameters, (x,)))
 
     gradients = grad(loss)(scaled(adapter, 1.0))
-    sum(feature_map.square().mean() for feature_map in adapter(x)).backward()
-    for name, parameter in adapter.named_parameters():
-        assert parameter.grad is not None
-        torch.testing.assert_close(gradients[name], parameter.grad, rtol=1e-3, atol=1e-5)
+    sum(feature_map.square().mean() for feature_map in twin(x)).backward()
+    for name, parameter in twin.named_parameters():
+        assert (gradients[name] - parameter.grad).norm() <= 1e-3 * parameter.grad.norm() + 1e-5
 
 
 @each_model
 @torch.no_grad()
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
 def test_vmap_over_images(spec: Spec) -> None:
     adapter, x = spec.build(), image(40, 56)
     assert_close(vmap(lambda one: tuple(feature_map[0] for feature_map in adapter(one[None])))(x), adapter(x))

