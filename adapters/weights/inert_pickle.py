@@ -116,7 +116,7 @@ class _Machine:
         """Append to the last list or record, or add to the last set."""
         target = self.stack[-1]
         if type(target) is set:
-            target.update(_key(value) for value in values)
+            target.update(plain_key(value) for value in values)
         elif type(target) is list:
             target.extend(values)
         elif isinstance(target, Record):
@@ -129,7 +129,7 @@ class _Machine:
         target = self.stack[-1].entries if isinstance(self.stack[-1], Record) else self.stack[-1]
         if type(target) not in (dict, OrderedDict) or len(pairs) % 2:
             raise InertPickleError(f"it sets items of a {type(target).__name__}")
-        target.update((_key(key), value) for key, value in zip(pairs[::2], pairs[1::2], strict=True))
+        target.update((plain_key(key), value) for key, value in zip(pairs[::2], pairs[1::2], strict=True))
 
     def persistent(self, identity: Any) -> None:
         """Push what a persistent id stands for."""
@@ -142,7 +142,7 @@ class _Machine:
         self.memo[len(self.memo) if index is None else index] = self.stack[-1]
 
 
-def _key(key: Any) -> Any:
+def plain_key(key: Any) -> Any:
     """Return a key that is quickly and safely hashed: a container becomes a record."""
     return key if isinstance(key, str | int | float | bytes | Record | Global | None) else Record(type(key).__name__)
 
@@ -153,7 +153,7 @@ def _pop_group(machine: _Machine, make: Callable[[list[Any]], Any]) -> None:
 
 
 def _pairs(group: list[Any]) -> dict[Any, Any]:
-    return {_key(key): value for key, value in zip(group[::2], group[1::2], strict=True)}
+    return {plain_key(key): value for key, value in zip(group[::2], group[1::2], strict=True)}
 
 
 def _call_grouped(machine: _Machine, name: str | None) -> None:
@@ -203,7 +203,7 @@ _OPERATIONS: dict[str, Callable[[_Machine, Any], Any]] = {
     "LIST": lambda m, _: _pop_group(m, list),
     "TUPLE": lambda m, _: _pop_group(m, tuple),
     "DICT": lambda m, _: _pop_group(m, _pairs),
-    "FROZENSET": lambda m, _: _pop_group(m, lambda group: frozenset(map(_key, group))),
+    "FROZENSET": lambda m, _: _pop_group(m, lambda group: frozenset(map(plain_key, group))),
     "TUPLE1": lambda m, _: m.wrap(1),
     "TUPLE2": lambda m, _: m.wrap(2),
     "TUPLE3": lambda m, _: m.wrap(3),

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adapters.weights.inert_pickle import Builders
-from adapters.weights.pickle_records import Global, InertPickleError, Record
+from adapters.weights.inert_pickle import Builders, plain_key
+from adapters.weights.pickle_records import AttackError, Global, InertPickleError, Record
 
 #: torch's classes of storages by the beginning of their names, and the type of the numbers in them.
 _STORAGE_TYPES = {
@@ -94,6 +94,8 @@ def _from_type(function: Any, kind: Any, arguments: Any, _state: Any) -> Any:
     """Build a tensor of a subclass of ``torch.Tensor`` as the plain one that holds its numbers, where one does."""
     if not isinstance(function, Global) or not isinstance(arguments, tuple):
         raise InertPickleError("it holds a tensor that is built by no function")
+    if function.is_attack:
+        raise AttackError(function.path)
     if function.path in _TENSORS and function.path != _FROM_TYPE:
         return _TENSORS[function.path](*arguments)
     return Record(function.path, (kind, *arguments))
@@ -115,8 +117,18 @@ def _parameter(data: Any = None, *_: Any) -> Any:
     return data if isinstance(data, Tensor | Record) else Record("torch.nn.parameter.Parameter", (data,))
 
 
+def _reconstructed(kind: Any, _base: Any = None, state: Any = None) -> Record:
+    """Keep the name of an object's class, where the protocols 0 and 1 name only a function that makes one."""
+    path = kind.path if isinstance(kind, Global) else "object"
+    return Record(path, (state,), entries=dict(state) if isinstance(state, dict) else {})
+
+
 def _ordered_dict(pairs: Any = ()) -> OrderedDict[Any, Any]:
-    return OrderedDict(pairs if isinstance(pairs, dict) else ((str(key), value) for key, value in pairs))
+    return OrderedDict(pairs if isinstance(pairs, dict) else ((plain_key(key), value) for key, value in pairs))
+
+
+def _set(values: Any = ()) -> set[Any]:
+    return {plain_key(value) for value in values}
 
 
 def _bytes(text: Any, encoding: Any = "latin1") -> bytes:
@@ -144,19 +156,25 @@ _TENSORS: Builders = {
 BUILDERS: Builders = {
     **_TENSORS,
     "collections.OrderedDict": _ordered_dict,
+    "copyreg._reconstructor": _reconstructed,
+    "builtins.set": _set,
+    "builtins.frozenset": _set,
     "torch.Size": lambda size=(): tuple(size),
     "_codecs.encode": _bytes,
 }
 
+_DEVICE = ("a tensor of another device", "tensor.cpu()")
+_VIEW = ("a conjugate or negative view", "tensor.resolve_conj().resolve_neg()")
+
 #: Kinds of tensors that have no builder, by the function that torch builds them with: title and remedy.
 UNREADABLE = {
-    "torch._utils._rebuild_sparse_tensor": ("sparse", "tensor.to_dense()"),
-    "torch._utils._rebuild_qtensor": ("quantised", "tensor.dequantize()"),
-    "torch._utils._rebuild_nested_tensor": ("nested", "tensor.to_padded_tensor(0.0)"),
-    "torch._utils._rebuild_wrapper_subclass": ("of a subclass that holds others", "tensor.full_tensor()"),
-    "torch._utils._rebuild_tensor_v2": ("conjugate or negative view", "tensor.resolve_conj().resolve_neg()"),
-    "torch._utils._rebuild_tensor_v3": ("conjugate or negative view", "tensor.resolve_conj().resolve_neg()"),
-    "torch._utils._rebuild_device_tensor_from_cpu_tensor": ("of another device", "tensor.cpu()"),
-    "torch._utils._rebuild_device_tensor_from_numpy": ("of another device", "tensor.cpu()"),
-    "torch._utils._rebuild_xla_tensor": ("of another device", "tensor.cpu()"),
+    "torch._utils._rebuild_sparse_tensor": ("a sparse tensor", "tensor.to_dense()"),
+    "torch._utils._rebuild_qtensor": ("a quantised tensor", "tensor.dequantize()"),
+    "torch._utils._rebuild_nested_tensor": ("a nested tensor", "tensor.to_padded_tensor(0.0)"),
+    "torch._utils._rebuild_wrapper_subclass": ("a shard or another wrapped tensor", "tensor.full_tensor()"),
+    "torch._utils._rebuild_tensor_v2": _VIEW,
+    "torch._utils._rebuild_tensor_v3": _VIEW,
+    "torch._utils._rebuild_device_tensor_from_cpu_tensor": _DEVICE,
+    "torch._utils._rebuild_device_tensor_from_numpy": _DEVICE,
+    "torch._utils._rebuild_xla_tensor": _DEVICE,
 }
