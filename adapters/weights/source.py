@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 #: The forms that the name of a checkpoint may have, as messages list them.
-SUPPORTED = "'timm', a path, an http(s):// or file:// URL, or 'hf-hub:owner/name'"
+SUPPORTED = "'timm', a file or folder, an http(s):// or file:// URL, or 'hf-hub:owner/name'"
 
 _INIT_CFG_KEYS = {"type", "checkpoint", "prefix", "img_size"}
 
