@@ -121,7 +121,7 @@ class BackboneAdapter(nn.Module):
         self.norm_eval = norm_eval
         self.with_cp = with_cp
         self.keep_head = keep_head
-        self.weights = resolve_source(weights, init_cfg)
+        self.weights = resolve_source(weights, init_cfg, model_name)
         self.trunk_arguments = dict(trunk or {})
 
         self.trunk = self.build_trunk(drop_path_rate)

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import timm
 import torch
 from torch import nn
 
@@ -13,6 +12,7 @@ from adapters.describe.counting import Count, count
 from adapters.factory import TimmAdapter
 from adapters.levels import Level
 from adapters.trunk.build import build_without_data
+from adapters.trunk.hosted_models import create_timm_model, has_weights
 
 #: The pyramid that the lines for a config give to a model of one stride.
 PYRAMID = {"type": "SimpleFeaturePyramid", "out_channels": 256}
@@ -79,7 +79,7 @@ def native_size(adapter: BackboneAdapter) -> tuple[int, int]:
 
 def count_classifier(model_name: str, size: tuple[int, int]) -> Count | None:
     """Count timm's own model, with its classifier, on one image; None where it needs values to run."""
-    model = build_without_data(lambda: timm.create_model(model_name)).eval()
+    model = build_without_data(lambda: create_timm_model(model_name)).eval()
     try:
         return count(model, size, model)
     except (NotImplementedError, RuntimeError):
@@ -100,7 +100,7 @@ def config_lines(adapter: BackboneAdapter, options: Mapping[str, Any]) -> str:
             levels = _with_pyramid(adapter, options)
     else:
         backbone.setdefault("out_indices", adapter.out_indices)
-    weights = "timm" if timm.models.is_model_pretrained(adapter.model_name) else None
+    weights = "timm" if has_weights(adapter.model_name) else None
     backbone.setdefault("weights", weights)
     config = adapter.trunk.pretrained_cfg
     mean, std = ([round(255 * value, 3) for value in config[key]] for key in ("mean", "std"))
@@ -130,5 +130,5 @@ def _format_dict(value: Any) -> str:
 
 def unused_parameters(adapter: BackboneAdapter) -> int:
     """Count parameters of timm's model that the adapter has removed: the classifier, a final norm, pruned stages."""
-    full: nn.Module = build_without_data(lambda: timm.create_model(adapter.model_name, **adapter.trunk_arguments))
+    full: nn.Module = build_without_data(lambda: create_timm_model(adapter.model_name, **adapter.trunk_arguments))
     return sum(parameter.numel() for name, parameter in full.named_parameters() if name in adapter.pruned_keys)
