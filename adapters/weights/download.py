@@ -57,7 +57,7 @@ def locate(name: str) -> Path:
     else:
         path = Path(name).expanduser()
     if not path.exists():
-        raise ValueError(f"weights={name!r} is no file or folder (looked at {path.absolute()}); give {SUPPORTED}.")
+        raise ValueError(f"weights={name!r} is no file (looked at {path.absolute()}); give {SUPPORTED}.")
     return path
 
 

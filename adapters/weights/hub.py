@@ -27,7 +27,7 @@ def read_repository(name: str) -> Contents:
         path = _first_of(repository)
         if path is not None and path.name.endswith(".json"):
             for shard in shards_of(path):
-                _hub.download_from_hf(repository, shard)
+                _download(repository, shard)
     except ValueError:
         raise
     except Exception as error:  # the hub's client has many exceptions of its own
@@ -40,12 +40,17 @@ def read_repository(name: str) -> Contents:
     return read_shards(path) if path.name.endswith(".json") else read_file(path)
 
 
+def _download(repository: str, filename: str) -> Path:
+    name, _, revision = repository.partition("@")
+    return Path(_hub.hf_hub_download(repo_id=name, filename=filename, revision=revision or None))
+
+
 def _first_of(repository: str) -> Path | None:
     """Return the first file of weights that the repository has."""
     unreachable: LocalEntryNotFoundError | None = None
     for filename in HUB_NAMES:
         try:
-            return Path(_hub.download_from_hf(repository, filename))
+            return _download(repository, filename)
         except LocalEntryNotFoundError as error:  # The hub cannot be reached, and this file is not in the cache.
             unreachable = unreachable or error
         except EntryNotFoundError:

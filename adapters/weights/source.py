@@ -8,7 +8,7 @@ from typing import Any
 from adapters.trunk.hosted_models import hosted_model
 
 #: The forms that the name of a checkpoint may have, as messages list them.
-SUPPORTED = "'timm', a file or folder, an http(s):// or file:// URL, or 'hf-hub:owner/name'"
+SUPPORTED = "'timm', a path of a file or folder, an http(s):// or file:// URL, or 'hf-hub:owner/name'"
 
 _INIT_CFG_KEYS = {"type", "checkpoint", "prefix", "img_size"}
 
