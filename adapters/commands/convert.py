@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from adapters.files import atomic_write
 from adapters.factory import TimmAdapter
+from adapters.files import atomic_write
 from adapters.weights.convert import Conversion, convert, from_timm
 from adapters.weights.download import fetch_contents
 from adapters.weights.formats import FORMATS, LEFT_OUT

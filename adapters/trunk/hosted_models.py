@@ -1,4 +1,4 @@
-"""Models that others host in timm's format, by the names that timm gives them: ``hf-hub:OWNER/NAME``, ``local-dir:FOLDER``.
+"""Models that others host in timm's format, by timm's names for them: ``hf-hub:OWNER/NAME``, ``local-dir:FOLDER``.
 
 Their ``config.json`` names one of timm's architectures, and the arguments that it was built with.
 """
@@ -132,7 +132,9 @@ def _checked(name: str, description: tuple[Any, Any, Any], weights: str) -> Host
     if not timm.is_model(architecture):
         raise ValueError(f"model_name={name!r} is a {architecture!r}, which timm {timm.__version__} does not have.")
     if refused := [key for key in arguments or {} if key in _NOT_OF_A_MODEL]:
-        raise ValueError(f"the config.json of {name!r} sets {', '.join(refused)} in model_args, which no backbone takes.")
+        raise ValueError(
+            f"the config.json of {name!r} sets {', '.join(refused)} in model_args, which no backbone takes."
+        )
     if config.get("hf_hub_filename") or config.get("custom_load"):
         weights = "timm"
     return HostedModel(architecture, dict(arguments or {}), config, weights)
@@ -140,6 +142,6 @@ def _checked(name: str, description: tuple[Any, Any, Any], weights: str) -> Host
 
 def _foreign(name: str) -> ValueError:
     return ValueError(
-        f"the config.json of {name!r} is not timm's, which has 'architecture' and 'pretrained_cfg'; give timm's name of "
-        "the model, and the folder, file or repository as weights=..."
+        f"the config.json of {name!r} is not timm's, which has 'architecture' and 'pretrained_cfg'; give timm's name "
+        "of the model, and the folder, file or repository as weights=..."
     )

@@ -1,4 +1,4 @@
-"""The contents of a checkpoint as loading takes them: nested dictionaries of tensors, and word of what was read past."""
+"""The contents of a checkpoint as loading takes them: nested dictionaries of tensors, and notes on the rest."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -55,7 +55,7 @@ def tidy(root: Any) -> Contents:
     contents = Contents(copied)
     if walk.arrays and not walk.found_tensors:
         raise ValueError(
-            f"holds NumPy arrays ({some(walk.arrays, 2)}) and no tensors; save {{name: torch.from_numpy(array)}} instead"
+            f"holds NumPy arrays ({some(walk.arrays, 2)}) and no tensors; save torch.from_numpy(array) of each"
         )
     if walk.modules:
         contents.notes.append(f"the tensors of a whole {walk.modules[0]}")
@@ -73,7 +73,7 @@ def _items(value: Any) -> Mapping[Any, Any] | None:
 
 
 def _members(record: Record) -> dict[Any, Any] | None:
-    """Return what a module that was pickled whole saves: its tensors and modules. None for a record of another class."""
+    """Return what a pickled module saves, its tensors and modules; None for a record of another class."""
     state = record.state if isinstance(record.state, dict) else {}
     if not {"_parameters", "_buffers", "_modules"} <= state.keys():
         return None
@@ -144,7 +144,9 @@ class _Walk:
             copied = {
                 name: item
                 for key, part in copied.items()
-                for name, item in ({f"{key}.{k}": v for k, v in part.items()} if isinstance(part, dict) else {key: part}).items()
+                for name, item in (
+                    {f"{key}.{k}": v for k, v in part.items()} if isinstance(part, dict) else {key: part}
+                ).items()
             }
         self._copies[id(value)] = copied, self._size - before
         return copied

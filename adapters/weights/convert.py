@@ -129,7 +129,7 @@ def _refuse_foreign(named: StateDict, path: str, place: str) -> None:
 def _exact_place(checkpoint: Checkpoint, prefix: str) -> str:
     """Return the full prefix that a user means, whose container and last dot may be left out."""
     wanted = prefix if not prefix or prefix.endswith(".") else f"{prefix}."
-    containers = ("", *(f"{container}." for container in checkpoint.containers))
+    containers = ("", *(f"{container}." for container in checkpoint.containers if wanted))
     places = {before + wanted for before in containers}
     there = [place for place in sorted(places) if any(key.startswith(place) for key in checkpoint.tensors)]
     if not there:

@@ -1,4 +1,4 @@
-"""Checkpoints of ``torch.distributed.checkpoint``: a folder with ``.metadata``, which says where each part of a tensor is.
+"""Checkpoints of ``torch.distributed.checkpoint``: folders whose ``.metadata`` say where each part of a tensor is.
 
 No process group is needed, and nothing in the folder is called: the metadata are a pickle, and each part of a tensor is
 a file of ``torch.save`` within a ``.distcp`` file.
@@ -85,7 +85,12 @@ def _part(folder: Path, place: dict[str, Any] | None, name: str) -> Tensor:
     if place.get("transform_descriptors"):
         raise InertPickleError(f"{name} is compressed; save it without extensions of the writer")
     file, start, length = place.get("relative_path"), place.get("offset"), place.get("length")
-    if not isinstance(file, str) or Path(file).name != file or not isinstance(start, int) or not isinstance(length, int):
+    if (
+        not isinstance(file, str)
+        or Path(file).name != file
+        or not isinstance(start, int)
+        or not isinstance(length, int)
+    ):
         raise InertPickleError(f"a part of {name} lies outside of the folder")
     if not (folder / file).is_file():
         raise InertPickleError(f"{file}, with a part of {name}, is missing")

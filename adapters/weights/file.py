@@ -85,11 +85,12 @@ def _read_pickle(path: Path, head: bytes) -> Any:
     except (InertPickleError, OSError, EOFError, RuntimeError) as error:
         if not head.startswith(b"\x80"):
             raise ValueError(
-                f"{path} is no checkpoint: it begins with {head[:12]!r}. Give a .safetensors file or one of torch.save's."
+                f"{path} is no checkpoint: it begins with {head[:12]!r}. Give a .safetensors file or one of "
+                "torch.save's."
             ) from error
         raise ValueError(
-            f"{path} cannot be read as a checkpoint: it is truncated or damaged ({first_line(error)}); download or copy "
-            "it again."
+            f"{path} cannot be read as a checkpoint: it is truncated or damaged ({first_line(error)}); download or "
+            "copy it again."
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""Folders that are checkpoints: of Hugging Face, DeepSpeed, ``torch.distributed.checkpoint``, or around a single file."""
+"""Folders that are checkpoints: of Hugging Face, DeepSpeed, ``torch.distributed.checkpoint``, or around one file."""
 
 import json
 import struct
@@ -27,7 +27,16 @@ HUB_NAMES = tuple(
 
 #: Endings of the names of checkpoints, and beginnings of the names of what training programs save beside them.
 _ENDINGS = (".pth", ".pt", ".bin", ".safetensors", ".ckpt", ".tar", ".pkl")
-_BESIDE = ("optimizer", "scheduler", "random_states", "rng_state", "scaler", "training_args", "sampler", "dl_state_dict")
+_BESIDE = (
+    "optimizer",
+    "scheduler",
+    "random_states",
+    "rng_state",
+    "scaler",
+    "training_args",
+    "sampler",
+    "dl_state_dict",
+)
 
 _STATES = "*_model_states.pt"
 
@@ -41,7 +50,15 @@ def read_folder(folder: Path) -> Contents:
     if (folder / METADATA).is_file():
         try:
             return read_distributed(folder)
-        except (InertPickleError, zipfile.BadZipFile, zlib.error, struct.error, OSError, EOFError, RuntimeError) as error:
+        except (
+            InertPickleError,
+            zipfile.BadZipFile,
+            zlib.error,
+            struct.error,
+            OSError,
+            EOFError,
+            RuntimeError,
+        ) as error:
             raise ValueError(
                 f"{folder} cannot be read as a folder of torch.distributed.checkpoint: {first_line(error)}; copy it "
                 "again, or write one file with `python -m torch.distributed.checkpoint.format_utils dcp_to_torch`."
@@ -124,7 +141,9 @@ def _deepspeed_states(folder: Path) -> list[Path]:
     tag = latest.read_text(encoding="utf-8", errors="replace").strip() if latest.is_file() else ""
     chosen = [path for path in below if path.name == tag] if tag else below
     if len(chosen) != 1:
-        named = f"its file latest names {tag!r}, which is not there" if tag else "no file named latest says which is meant"
+        named = (
+            f"its file latest names {tag!r}, which is not there" if tag else "no file named latest says which is meant"
+        )
         raise ValueError(f"{folder} holds {some([path.name for path in below], 8)}, and {named}; name one of them.")
     return sorted(chosen[0].glob(_STATES))
 
@@ -132,11 +151,15 @@ def _deepspeed_states(folder: Path) -> list[Path]:
 def _read_deepspeed(states: list[Path]) -> Contents:
     """Read the file in which DeepSpeed keeps a model that is not cut into pieces."""
     folder = states[0].parent
-    remedy = f"write one file with the script that DeepSpeed put there: python zero_to_fp32.py . weights (in {folder.parent})"
+    remedy = f"write one file with DeepSpeed's script in {folder.parent}: python zero_to_fp32.py . weights"
     if states[0].name.startswith(("zero_pp_rank_", "bf16_zero_pp_rank_")):
-        raise ValueError(f"{folder} is of DeepSpeed's ZeRO stage 3, where each process keeps a piece of each tensor; {remedy}.")
+        raise ValueError(
+            f"{folder} is of DeepSpeed's ZeRO stage 3, where each process keeps a piece of each tensor; {remedy}."
+        )
     if len(states) > 1:
-        raise ValueError(f"{folder} holds a model that DeepSpeed has cut into {len(states)} files, by layers or tensors; {remedy}.")
+        raise ValueError(
+            f"{folder} holds a model that DeepSpeed has cut into {len(states)} files, by layers or tensors; {remedy}."
+        )
     contents = read_file(states[0])
     module = contents.get("module")
     if not isinstance(module, dict) or not module:

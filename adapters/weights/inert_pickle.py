@@ -1,7 +1,7 @@
 """A reader of pickles that imports and calls nothing: they become numbers, containers, tensors and records.
 
-No object of Python's or torch's that could be called ever lies on its stack. A name in a pickle stays a :class:`Global`,
-a pair of strings; what a pickle builds by calling one becomes a :class:`Record` of the call, unless the name is in a
+No object of Python's or torch's that could be called ever lies on its stack. A name in a pickle stays a name,
+:class:`Global`; what a pickle builds by calling one becomes a :class:`Record` of the call, unless the name is in a
 table of builders, which take and return plain values.
 """
 
@@ -17,6 +17,7 @@ Builders: TypeAlias = Mapping[str, Callable[..., Any]]
 
 #: Modules of Python 2, by their present names.
 _RENAMED_MODULES = {"__builtin__": "builtins", "copy_reg": "copyreg"}
+
 
 def read_pickle(stream: BinaryIO, builders: Builders, load_persistent: Callable[[Any], Any] | None = None) -> Any:
     """Read one pickle of any protocol from a stream, which is left behind its end.
@@ -50,8 +51,28 @@ def read_pickle(stream: BinaryIO, builders: Builders, load_persistent: Callable[
 
 #: Operations that push their own argument.
 _LITERALS = frozenset(
-    "INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT STRING BINSTRING SHORT_BINSTRING BINBYTES "
-    "SHORT_BINBYTES BINBYTES8 BYTEARRAY8 UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8".split()
+    [
+        "INT",
+        "BININT",
+        "BININT1",
+        "BININT2",
+        "LONG",
+        "LONG1",
+        "LONG4",
+        "FLOAT",
+        "BINFLOAT",
+        "STRING",
+        "BINSTRING",
+        "SHORT_BINSTRING",
+        "BINBYTES",
+        "SHORT_BINBYTES",
+        "BINBYTES8",
+        "BYTEARRAY8",
+        "UNICODE",
+        "BINUNICODE",
+        "SHORT_BINUNICODE",
+        "BINUNICODE8",
+    ]
 )
 
 

@@ -6,9 +6,38 @@ from typing import Any
 #: Packages whose functions no checkpoint calls: a file that does is meant to run something in another reader. Reading
 #: is safe without this list; it is there to tell the user what the file is.
 _ATTACKS = frozenset(
-    "posix nt os subprocess sys importlib runpy pty socket shutil ctypes webbrowser codeop timeit pdb marshal pickle "
-    "_pickle torch.hub torch.jit torch.load torch.serialization.load builtins.eval builtins.exec builtins.execfile "
-    "builtins.compile builtins.open builtins.input builtins.breakpoint builtins.__import__".split()
+    [
+        "posix",
+        "nt",
+        "os",
+        "subprocess",
+        "sys",
+        "importlib",
+        "runpy",
+        "pty",
+        "socket",
+        "shutil",
+        "ctypes",
+        "webbrowser",
+        "codeop",
+        "timeit",
+        "pdb",
+        "marshal",
+        "pickle",
+        "_pickle",
+        "torch.hub",
+        "torch.jit",
+        "torch.load",
+        "torch.serialization.load",
+        "builtins.eval",
+        "builtins.exec",
+        "builtins.execfile",
+        "builtins.compile",
+        "builtins.open",
+        "builtins.input",
+        "builtins.breakpoint",
+        "builtins.__import__",
+    ]
 )
 
 

@@ -1,7 +1,7 @@
 """The builders of what a checkpoint's pickle may hold: tensors on the CPU, and plain containers.
 
-Each is called with whatever a file gives, and takes only plain values. A tensor that has no place for its numbers in one
-storage (sparse, quantised, sharded) has no builder, and stays a record.
+Each is called with whatever a file gives, and takes only plain values. A tensor whose numbers do not lie in one storage
+(sparse, quantised, sharded) has no builder, and stays a record.
 """
 
 from collections import OrderedDict
@@ -67,7 +67,7 @@ def _tensor(storage: Any, offset: Any, size: Any, stride: Any, dtype: torch.dtyp
     if len(size) != len(stride) or not all(type(number) is int and number >= 0 for number in numbers):
         raise InertPickleError("it holds a tensor of an impossible shape")
     # set_ refuses what does not lie within the storage.
-    return torch.empty(0, dtype=dtype or storage.dtype).set_(storage.data, offset, tuple(size), tuple(stride))  # type: ignore[call-overload]
+    return torch.empty(0, dtype=dtype or storage.dtype).set_(storage.data, offset, tuple(size), tuple(stride))
 
 
 def _tensor_v2(

@@ -1,4 +1,4 @@
-"""Telling names of timm's tensors from those of other projects, without knowing the model: by the words of timm's code."""
+"""Tell timm's names of tensors from those of other projects by the words of timm's code, without knowing the model."""
 
 import functools
 import re
@@ -23,16 +23,29 @@ _IMPORTED = re.compile(r"^from (?:\.|timm\.models\.)(\w+) import", re.MULTILINE)
 
 #: Last parts of the names of tensors in torch's layers.
 _TORCHS = frozenset(
-    "weight bias running_mean running_var num_batches_tracked weight_ih_l weight_hh_l bias_ih_l bias_hh_l "
-    "weight_ih_l0_reverse weight_hh_l0_reverse bias_ih_l0_reverse bias_hh_l0_reverse".split()
+    [
+        "weight",
+        "bias",
+        "running_mean",
+        "running_var",
+        "num_batches_tracked",
+        "weight_ih_l",
+        "weight_hh_l",
+        "bias_ih_l",
+        "bias_hh_l",
+        "weight_ih_l0_reverse",
+        "weight_hh_l0_reverse",
+        "bias_ih_l0_reverse",
+        "bias_hh_l0_reverse",
+    ]
 )
 
 #: Wrappers of training programs for which a file of timm's has a word, too, though no name of its begins with it.
-_WRAPPERS = ("backbone", "module")
+_WRAPPERS = ("backbone", "model", "module", "trunk")
 
 
 def foreign_names(names: Iterable[str]) -> list[str]:
-    """Return the names that are none of timm's: for which the file of its models that knows most of them has no word."""
+    """Return the names that are none of timm's: no word stands for them in the file of models that knows most names."""
     found = {name: tuple(part for part in name.split(".") if not part.isdigit()) for name in names}
     kinds = {parts for parts in found.values() if parts and parts[0] not in _WRAPPERS}
     known: set[tuple[str, ...]] = set()

@@ -60,7 +60,9 @@ def read_zip(archive: zipfile.ZipFile, file: BinaryIO, mapped: Path | None) -> A
                 storages[key] = _as_storage(archive.read(info))
         return storages[key]
 
-    return read_pickle(io.BytesIO(archive.read(f"{folder}/data.pkl")), BUILDERS, lambda identity: _load_persistent(identity, load))
+    return read_pickle(
+        io.BytesIO(archive.read(f"{folder}/data.pkl")), BUILDERS, lambda identity: _load_persistent(identity, load)
+    )
 
 
 def read_stream(stream: BinaryIO) -> Any:
@@ -103,10 +105,11 @@ def _fill(storage: Storage, stream: BinaryIO) -> None:
     length = storage.data.nbytes()
     if count * storage.dtype.itemsize != length:
         raise InertPickleError("it is truncated, or one of its storages has another length than it says")
+    data = stream.read(length)
+    if len(data) != length:
+        raise InertPickleError(f"it ends {length - len(data)} bytes before a tensor does")
     if length:
-        numbers = torch.empty(0, dtype=torch.uint8).set_(storage.data).numpy()  # type: ignore[call-overload]
-        if (found := stream.readinto(numbers)) != length:
-            raise InertPickleError(f"it ends {length - found} bytes before a tensor does")
+        torch.empty(0, dtype=torch.uint8).set_(storage.data).numpy().data[:] = data
 
 
 def _load_persistent(identity: Any, load: Callable[[str, torch.dtype, int], torch.UntypedStorage]) -> Any:

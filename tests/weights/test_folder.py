@@ -69,7 +69,8 @@ FOLDERS: dict[Callable[[Path], None], str] = {
     accelerate: "its pytorch_model.bin",
     lightning: "its epoch=1-step=20.ckpt",
     deepspeed: "its mp_rank_00_model_states.pt",
-    deepspeed_in_lightning: "its mp_rank_00_model_states.pt; 16-bit copies of the weights that zero_to_fp32.py would write",
+    deepspeed_in_lightning: "its mp_rank_00_model_states.pt; "
+    "16-bit copies of the weights that zero_to_fp32.py would write",
 }
 
 
@@ -79,7 +80,10 @@ def test_a_folder_with_one_checkpoint(tmp_path: Path, make: Callable[[Path], Non
     make(tmp_path)
     contents = fetch_contents(f"{scheme}{tmp_path}")
     found = contents.get("module", contents)
-    assert all(torch.equal(found[key].to(tensor.dtype), tensor.to(found[key].dtype).to(tensor.dtype)) for key, tensor in STATE.items())
+    assert all(
+        torch.equal(found[key].to(tensor.dtype), tensor.to(found[key].dtype).to(tensor.dtype))
+        for key, tensor in STATE.items()
+    )
     assert contents.title("f") == f"f ({FOLDERS[make]})"
 
 
@@ -146,7 +150,7 @@ REFUSED: dict[Callable[[Path], None], str] = {
     older_shard: r"lacks 1 of the tensors that model\.safetensors\.index\.json lists: conv\.bias; .*another version",
     escaping_shard: r"lists files outside of its folder",
     odd_index: r"is no index of shards",
-    third_stage: r"ZeRO stage 3, where each process keeps a piece.*python zero_to_fp32\.py \. weights",
+    third_stage: r"ZeRO stage 3, where each process keeps a piece.*python zero_to_fp32\.py \. weights\.$",
     cut_model: r"has cut into 2 files, by layers or tensors; .*zero_to_fp32\.py",
     pipeline: r"holds no 'module' with the whole model; .*zero_to_fp32\.py",
     lost_tag: r"holds global_step10, global_step5, and its file latest names '\.\./global_step7', which is not there",

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from adapters.weights.file import read_file
 
@@ -88,7 +87,9 @@ REFUSED = {
     "torch.load": call("torch.load", string("other.pth")),
     "torch.jit": call("torch.jit.load", string("other.pt")),
     "pickle in a pickle": call("pickle.loads", b"U" + bytes([len(EVIL)]) + EVIL),
-    "tensor by a function": call("torch._tensor._rebuild_from_type_v2", b"cposix\nsystem\nctorch\nTensor\n(" + TOUCH + b"t}"),
+    "tensor by a function": call(
+        "torch._tensor._rebuild_from_type_v2", b"cposix\nsystem\nctorch\nTensor\n(" + TOUCH + b"t}"
+    ),
     "list of calls": b"]" + call("runpy.run_path", TOUCH) + b"a",
     "inside arguments": call("functools.partial", call("os.popen", TOUCH)),
 }
@@ -104,7 +105,10 @@ READ_PAST = {
     "unknown module": call("no_such_module.Thing", TOUCH) + b"}" + string("a") + b"K\x01sb",
     "state of an object": b"cargparse\nNamespace\n)\x81}" + string("__class__") + b"cposix\nsystem\nsb",
     "odd keys": b"}" + call("no_such.Key", b"") + b"K\x01s",
-    "attributes of a dictionary": call("collections.OrderedDict", b"") + b"}" + string("__reduce__") + b"cos\nsystem\nsb",
+    "attributes of a dictionary": call("collections.OrderedDict", b"")
+    + b"}"
+    + string("__reduce__")
+    + b"cos\nsystem\nsb",
     "wrapper of a class": call("torch._utils._rebuild_wrapper_subclass", b"cposix\nsystem\nNNNNNNN"),
 }
 
@@ -117,7 +121,11 @@ DAMAGED = {
     "encoding": call("_codecs.encode", string("x") + string("rot13")),
     "extension": b"\x82\x01",
     "buffer from outside": b"\x97",
-    "path as a storage": b"(" + string("storage") + b"ctorch\nFloatStorage\n" + string("../../etc/passwd") + b"NK\x04tQ",
+    "path as a storage": b"("
+    + string("storage")
+    + b"ctorch\nFloatStorage\n"
+    + string("../../etc/passwd")
+    + b"NK\x04tQ",
     "module with source": b"(" + string("module") + b"cos\nsystem\n" + TOUCH + b"tQ",
     "persistent string": TOUCH + b"Q",
     "kind of storage": b"(" + string("storage") + b"cposix\nsystem\n" + string("0") + b"NK\x04tQ",
@@ -218,7 +226,16 @@ def test_dictionaries_that_contain_themselves_are_refused(tmp_path: Path) -> Non
     with pytest.raises(ValueError, match="contains itself"):
         read(tmp_path / "loop.pth", b"}q\x01" + string("a") + b"h\x01s", "zip")
     doubled = b"}q\x00" + b"".join(
-        b"}q" + bytes([level]) + string("a") + b"h" + bytes([level - 1]) + b"s" + string("b") + b"h" + bytes([level - 1]) + b"s"
+        b"}q"
+        + bytes([level])
+        + string("a")
+        + b"h"
+        + bytes([level - 1])
+        + b"s"
+        + string("b")
+        + b"h"
+        + bytes([level - 1])
+        + b"s"
         for level in range(1, 40)
     )
     with pytest.raises(ValueError, match="contains itself, or more dictionaries"):

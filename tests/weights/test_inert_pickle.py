@@ -154,7 +154,12 @@ def test_tensors_that_have_no_name_are_told(tmp_path: Path) -> None:
     }
     torch.save(contents, tmp_path / "a.pth")
     title = read_file(tmp_path / "a.pth").title("a.pth")
-    told = ("loss, a torch.nn.modules.loss.CrossEntropyLoss", "shadow", "optimizers", "optimizer, a torch.optim.sgd.SGD")
+    told = (
+        "loss, a torch.nn.modules.loss.CrossEntropyLoss",
+        "shadow",
+        "optimizers",
+        "optimizer, a torch.optim.sgd.SGD",
+    )
     assert title == f"a.pth (read past, with tensors in them: {', '.join(told)})"
 
 
@@ -178,7 +183,10 @@ def test_parameters_and_tensors_with_attributes_or_of_a_subclass_load(tmp_path: 
     ("tensor", "message"),
     [
         (lambda: torch.eye(3).to_sparse(), r"a sparse tensor, model\.w; .*tensor\.to_dense\(\)"),
-        (lambda: torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8), r"a quantised .*tensor\.dequantize\(\)"),
+        (
+            lambda: torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8),
+            r"a quantised .*tensor\.dequantize\(\)",
+        ),
         (lambda: torch.randn(2, dtype=torch.complex64).conj(), r"a conjugate or negative view.*resolve_conj"),
         (lambda: np.ones(3), r"holds NumPy arrays \(model\.w\) and no tensors; save .*from_numpy"),
     ],
