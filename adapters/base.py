@@ -39,7 +39,8 @@ class BackboneAdapter(nn.Module):
     A family overrides some of the hooks that the module lists; everything else is the same for all.
 
     Args:
-        model_name: a timm model name, with or without a weights tag (``'twins_svt_small.in1k'``).
+        model_name: a timm model name, with or without a weights tag (``'twins_svt_small.in1k'``), or that of a hosted
+            model, ``'local-dir:FOLDER'`` or ``'hf-hub:OWNER/NAME'``.
         out_indices: stages of a pyramid model, blocks of a token model; negative ones count from the end. Default:
             all stages (where there are more than four, those of strides 4 to 32, or else the last four), or four evenly
             spaced blocks.
