@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import timm
 import torch
 
 from adapters.base import BackboneAdapter
@@ -12,6 +11,7 @@ from adapters.describe.counting import Count, count
 from adapters.factory import TimmAdapter
 from adapters.levels import Level, is_token_model
 from adapters.trunk.build import build_without_data
+from adapters.trunk.hosted_models import create_timm_model, has_weights
 
 #: The pyramid that the lines for a config give to a model of one stride.
 PYRAMID = {"type": "SimpleFeaturePyramid", "out_channels": 256}
@@ -78,7 +78,7 @@ def native_size(adapter: BackboneAdapter) -> tuple[int, int]:
 
 def count_classifier(model_name: str, size: tuple[int, int]) -> Count | None:
     """Count timm's own model, with its classifier, on one image; None where it needs values to run."""
-    model = build_without_data(lambda: timm.create_model(model_name)).eval()
+    model = build_without_data(lambda: create_timm_model(model_name)).eval()
     try:
         return count(model, size, model)
     except (NotImplementedError, RuntimeError):
@@ -99,7 +99,7 @@ def config_lines(adapter: BackboneAdapter, options: Mapping[str, Any]) -> str:
             levels = _with_pyramid(adapter, options)
     else:
         backbone.setdefault("out_indices", adapter.out_indices)
-    weights = "timm" if timm.models.is_model_pretrained(adapter.model_name) else None
+    weights = "timm" if has_weights(adapter.model_name) else None
     backbone.setdefault("weights", weights)
     config = adapter.trunk.pretrained_cfg
     mean, std = ([round(255 * value, 3) for value in config[key]] for key in ("mean", "std"))

@@ -1,7 +1,7 @@
 """The interpretations of a checkpoint: which backbone in it, in which key format, with or without timm's filter."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
@@ -61,7 +61,9 @@ def interpretations(adapter: WeightsTarget, source: Source) -> Iterator[Interpre
     if source.name == "timm":
         yield _from_timm(adapter, info)
         return
-    checkpoint = Checkpoint.from_contents(fetch_contents(source.name), source.name)
+    contents = fetch_contents(source.name)
+    source = replace(source, name=contents.title(source.name))
+    checkpoint = Checkpoint.from_contents(contents, source.name)
     if not checkpoint.tensors:
         raise ValueError(f"{source.name} holds no tensors.")
     names = _known_names(adapter)
