@@ -37,6 +37,7 @@ class Format:
         write: timm's names -> its own, and the tensors that it has no place for.
         timm_modules: timm files whose models have such checkpoints; empty for all.
         window_padding: ``TwinsAdapter``'s name for the padding of windows in the project's Twins-SVT.
+        note: a line for the report about a difference that names do not show.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Format:
     write: Callable[[StateDict], tuple[StateDict, StateDict]]
     timm_modules: tuple[str, ...] = ()
     window_padding: str = "zero"
+    note: str = ""
 
     def serves(self, timm_modules: tuple[str, ...]) -> bool:
         """Return whether models of these timm files have checkpoints in this format."""
