@@ -114,6 +114,9 @@ def _convnext_rules(_: frozenset[str]) -> Sequence[Rule]:
     ]
 
 
+#: timm rolls a map before it pads it to whole windows, all others the other way round.
+SWIN_NOTE = "where windows do not divide a map, timm's Swin, which rolls it before it pads it, computes something else"
+
 PROJECTS = (
     Project(
         "huggingface-vit",
@@ -122,6 +125,12 @@ PROJECTS = (
         by_rules(_vit_rules),
         finish=_add_position_to_class_token,
     ),
-    Project("huggingface-swin", "transformers'", ("swin_transformer", "swin_transformer_v2"), by_rules(_swin_rules)),
+    Project(
+        "huggingface-swin",
+        "transformers'",
+        ("swin_transformer", "swin_transformer_v2"),
+        by_rules(_swin_rules),
+        note=SWIN_NOTE,
+    ),
     Project("huggingface-convnext", "transformers'", ("convnext",), by_rules(_convnext_rules)),
 )

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from adapters.weights.projects.huggingface import stages_of
+from adapters.weights.projects.huggingface import SWIN_NOTE, stages_of
 from adapters.weights.projects.naming import Project, Rule, by_rules
 
 _BLOCK = r"layers\.(\d+)\."
@@ -88,6 +88,7 @@ PROJECTS = (
         ("swin_transformer",),
         by_rules(_swin_rules),
         layouts=((r"layers\.\d+\.downsample\.(reduction\.weight|norm\.\w+)", fold_to_timm),),
+        note=SWIN_NOTE,
     ),
     Project("openmmlab-convnext", "OpenMMLab's", ("convnext",), by_rules(_convnext_rules)),
 )
