@@ -84,7 +84,8 @@ class Reader:
         """Return tensors of any shape under timm's names, those without one under their own; none is lost."""
         read: StateDict = {}
         thirds: dict[str, dict[str, str]] = {}
-        for name, tensor in state.items():
+        # Where two would have one name, the one that has it already keeps it, and the other its own.
+        for name, tensor in sorted(state.items(), key=lambda item: self.rename(item[0]) != (item[0], "")):
             timms, third = self.rename(name)
             if third:
                 thirds.setdefault(timms, {})[third] = name
