@@ -37,7 +37,7 @@ def run_filter(state: StateDict, info: TimmCheckpointInfo, img_size: tuple[int, 
         info: timm's knowledge of the model's checkpoints.
         img_size: ``(H, W)`` for which its position embeddings are, if that is known.
     """
-    if not info.has_filter:
+    if not info.has_filter or any(tensor.is_meta for tensor in state.values()):
         return None
     try:
         # timm prints what it does not expect.
@@ -60,8 +60,7 @@ def _not_copied(state: StateDict, filtered: StateDict) -> list[str]:
     return [
         name
         for name, tensor in state.items()
-        if tensor.is_meta
-        or (tensor.untyped_storage().data_ptr(), tensor.storage_offset(), tensor.numel()) not in copies
+        if (tensor.untyped_storage().data_ptr(), tensor.storage_offset(), tensor.numel()) not in copies
     ]
 
 
@@ -70,9 +69,7 @@ def _used_values(
 ) -> StateDict:
     """Mark the values on which the filtered tensors depend: those for which they have a gradient."""
     traced = {
-        name: state[name].detach().float().requires_grad_()
-        for name in changed
-        if state[name].is_floating_point() and not state[name].is_meta
+        name: state[name].detach().float().requires_grad_() for name in changed if state[name].is_floating_point()
     }
     with torch.enable_grad():
         outputs = info.filter({**state, **traced}, img_size).values()

@@ -85,7 +85,7 @@ def heads_by_shape(unknown: Mapping[str, Tensor], parts: frozenset[str], width: 
         matrices = [unknown[name] for name in names if unknown[name].ndim == 2]
         if part in parts or _NOT_OF_HEADS.search(part) or not matrices or "." not in names[0]:
             continue
-        plain = all(unknown[name].ndim <= 2 for name in names)
+        plain = all(unknown[name].ndim <= 2 and not is_unmerged(name) for name in names)
         if plain and matrices[0].shape[1] == width and matrices[-1].shape[0] != width:
             found += names
     return found

@@ -141,7 +141,12 @@ def _explain_lost(result: Match, adapter: WeightsTarget) -> None:
     # Where all that the filter has kept lies below a prefix, what lies beside that is another model's.
     beside = {name.split(".")[0] for name in filtered.kept}
     loose = any("." not in name for name in filtered.kept)
-    for name, tensor in filtered.lost.items():
+    for name, lost in filtered.lost.items():
+        # DINOv3 masks some of its biases.
+        mask = filtered.lost.get(f"{name}_mask")
+        tensor = lost if mask is None else lost * mask.nan_to_num(1)
+        if name in filtered.kept and _is_zero(tensor):
+            continue
         if _explain_unused(result, adapter, name, tensor):
             continue
         if name.split(".")[0] not in beside and ("." in name or not loose):
