@@ -38,6 +38,10 @@ _KINDS = (
         r"(predictor|prototypes?|pooler|logits|linear|criterion|\w*loss|queue|queue_ptr|logit_scale|logit_bias)(\..*)?",
         "a head",
     ),
+    (
+        r"(\w*_)?(optimizers?|(lr_)?schedulers?|scaler|rng_states?|callbacks|loops|meta)(_\w+)?\..*",
+        "the state of a training",
+    ),
 )
 
 #: Norms after the last block or after the stages, of which the maps have one at most.

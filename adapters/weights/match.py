@@ -1,6 +1,7 @@
 """Pairing a checkpoint's tensors with an adapter's, strictly, resized where a size is all that differs."""
 
 import difflib
+import itertools
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -138,9 +139,9 @@ def _explain_lost(result: Match, adapter: WeightsTarget) -> None:
     filtered = result.interpretation.filtered
     if filtered is None:
         return
-    # Where all that the filter has kept lies below a prefix, what lies beside that is another model's.
-    beside = {name.split(".")[0] for name in filtered.kept}
-    loose = any("." not in name for name in filtered.kept)
+    # What lies beside all that the filter has kept is another model's.
+    place = _common_prefix(filtered.kept)
+    parts = {name.removeprefix(place).split(".")[0] for name in filtered.kept}
     for name, lost in filtered.lost.items():
         # DINOv3 masks some of its biases.
         mask = filtered.lost.get(f"{name}_mask")
@@ -149,12 +150,20 @@ def _explain_lost(result: Match, adapter: WeightsTarget) -> None:
             continue
         if _explain_unused(result, adapter, name, tensor):
             continue
-        if name.split(".")[0] not in beside and ("." in name or not loose):
-            result.report.elsewhere.append(f"{name.split('.')[0]}.*" if "." in name else name)
+        part, _, rest = name.removeprefix(place).partition(".")
+        if not name.startswith(place) or (rest and part not in parts):
+            result.report.elsewhere.append(name.split(".")[0] + (".*" if "." in name else ""))
         elif _is_zero(tensor):
             result.report.leave_out("zeros that timm's filter drops", name)
         else:
             result.problems.append(("lost", name, _lost_hint(result, adapter)))
+
+
+def _common_prefix(names: Iterable[str]) -> str:
+    """Return the parts of dotted names that all of them begin with, with the last dot."""
+    in_order = sorted(names) or [""]
+    pairs = zip(in_order[0].split(".")[:-1], in_order[-1].split(".")[:-1], strict=False)
+    return "".join(f"{part}." for part, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def _lost_hint(result: Match, adapter: WeightsTarget) -> str:
