@@ -21,10 +21,10 @@ _WRAPPERS = (
 )
 
 #: Parts of a prefix below which weights are averaged, and are the ones meant for use.
-_AVERAGED = re.compile(r"(\w+_)?(ema|teacher|momentum|averaged|swa)(_\w+)?|target_\w+")
+_AVERAGED = re.compile(r"(\w+_)?(ema|teacher|momentum|avg|averaged|swa)(_\w+)?|target_\w+", re.IGNORECASE)
 
 #: Parts below which the weights are that were not averaged; mmengine swaps the two when it saves.
-_NOT_AVERAGED = re.compile(r"ema_state_dict|(\w+_)?student(_\w+)?|online_\w+")
+_NOT_AVERAGED = re.compile(r"ema_state_dict|(\w+_)?student(_\w+)?|online_\w+", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -123,9 +123,16 @@ def starts(name: str) -> Iterator[int]:
             yield position + 1
 
 
+def is_plain(tensor: Tensor) -> bool:
+    """Return whether a tensor of any shape holds ordinary numbers: none on the meta device, sparse or quantised."""
+    if tensor.is_meta or tensor.layout != torch.strided or tensor.is_quantized or tensor.is_complex():
+        return False
+    return not tensor.is_floating_point() or tensor.element_size() > 1
+
+
 def are_equal(tensor: Tensor, other: Tensor | None) -> bool:
-    """Return whether two tensors of any shape hold the same; those without values never do."""
-    if other is None or tensor.is_meta or other.is_meta:
+    """Return whether two tensors of any shape hold the same numbers."""
+    if other is None or not is_plain(tensor) or not is_plain(other):
         return False
     return tensor.shape == other.shape and torch.equal(tensor, other)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from adapters.weights.checkpoint import is_plain
 from adapters.weights.file import StateDict
 from adapters.weights.timm_pretrained import TimmCheckpointInfo
 
@@ -37,7 +38,7 @@ def run_filter(state: StateDict, info: TimmCheckpointInfo, img_size: tuple[int, 
         info: timm's knowledge of the model's checkpoints.
         img_size: ``(H, W)`` for which its position embeddings are, if that is known.
     """
-    if not info.has_filter or any(tensor.is_meta for tensor in state.values()):
+    if not info.has_filter or not all(is_plain(tensor) for tensor in state.values()):
         return None
     try:
         # timm prints what it does not expect.

@@ -46,7 +46,7 @@ _KINDS = (
 
 #: Norms after the last block or after the stages, of which the maps have one at most.
 _FINAL_NORMS = re.compile(
-    r"((fc_|cls_|local_cls_)?norm\d*|layernorm|ln\d?|ln_post|head\.norm|hidden_states_norms\.\w+)\.(weight|bias)"
+    r"((fc_|cls_|local_cls_)?norm\d*|layer_?norm|ln\d?|ln_post|head\.norm|hidden_states_norms\.\w+)\.(weight|bias)"
 )
 
 #: Parts of names that no head has; what they name may work on the maps.

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from adapters.trunk.build import split_tag
+from adapters.weights.checkpoint import is_plain
 from adapters.weights.file import StateDict
 from adapters.weights.formats import OBSOLETE, TRUNK
 from adapters.weights.interpret import Interpretation
@@ -73,8 +74,9 @@ def match(adapter: WeightsTarget, interpretation: Interpretation) -> Match:
 def _pair(result: Match, adapter: WeightsTarget, key: str, tensor: Tensor) -> None:
     """Take a tensor for the adapter's of the same name, or say why it cannot be taken."""
     target, name = result.targets[key], key.removeprefix(TRUNK)
-    if tensor.is_meta:
-        result.problems.append(("values", key, "is on the meta device and holds none: save the model once it has some"))
+    if not is_plain(tensor):
+        kind = "on the meta device, without values" if tensor.is_meta else f"{tensor.dtype}, {tensor.layout}"
+        result.problems.append(("values", key, f"is {kind}: save the model's weights as plain tensors of numbers"))
         return
     fitted = resize(name, tensor, target, result.interpretation, adapter.in_channels)
     if fitted.shape != target.shape:
@@ -201,7 +203,7 @@ def _norms_maps(result: Match) -> bool:
 
 
 def _is_zero(tensor: Tensor) -> bool:
-    return not tensor.is_meta and not bool(tensor.any())
+    return is_plain(tensor) and not bool(tensor.any())
 
 
 def _nearest(result: Match, key: str, others: Iterable[str]) -> str:

@@ -52,7 +52,7 @@ def _vit_rules(_: frozenset[str]) -> Sequence[Rule]:
     ]
 
 
-def _add_position_to_class_token(state: StateDict) -> StateDict:
+def _add_position_to_class_token(state: StateDict, _: frozenset[str]) -> StateDict:
     """timm's models with registers have no position for the class token: it is added to the token."""
     if not {"reg_token", "cls_token", "pos_embed"} <= state.keys():
         return state
@@ -96,7 +96,7 @@ def stages_of(names: frozenset[str]) -> int:
     return len({name.split(".")[1] for name in names if name.startswith("layers.")})
 
 
-_CONVNEXT_BLOCK = r"encoder\.stages\.(\d+)\.layers\.(\d+)\."
+_CONVNEXT_BLOCK = r"(?:encoder\.)?stages\.(\d+)\.layers\.(\d+)\."
 
 
 def _convnext_rules(_: frozenset[str]) -> Sequence[Rule]:
@@ -104,13 +104,14 @@ def _convnext_rules(_: frozenset[str]) -> Sequence[Rule]:
     return [
         (r"embeddings\.patch_embeddings\.(\w+)", (r"stem.0.\1",)),
         (r"embeddings\.layernorm\.(\w+)", (r"stem.1.\1",)),
-        (r"encoder\.stages\.(\d+)\.downsampling_layer\.(.+)", (r"stages.\1.downsample.\2",)),
-        (rf"{_CONVNEXT_BLOCK}dwconv\.(\w+)", (rf"{block}conv_dw.\3",)),
-        (rf"{_CONVNEXT_BLOCK}layernorm\.(\w+)", (rf"{block}norm.\3",)),
-        (rf"{_CONVNEXT_BLOCK}pwconv([12])\.(\w+)", (rf"{block}mlp.fc\3.\4",)),
+        (r"stages\.0\.downsample_layers\.(.+)", (r"stem.\1",)),
+        (r"(?:encoder\.)?stages\.(\d+)\.downsampl(?:ing_layer|e_layers)\.(.+)", (r"stages.\1.downsample.\2",)),
+        (rf"{_CONVNEXT_BLOCK}(?:dwconv|depthwise_conv)\.(\w+)", (rf"{block}conv_dw.\3",)),
+        (rf"{_CONVNEXT_BLOCK}layer_?norm\.(\w+)", (rf"{block}norm.\3",)),
+        (rf"{_CONVNEXT_BLOCK}(?:pwconv|pointwise_conv)([12])\.(\w+)", (rf"{block}mlp.fc\3.\4",)),
         (rf"{_CONVNEXT_BLOCK}grn\.(\w+)", (rf"{block}mlp.grn.\3",)),
-        (rf"{_CONVNEXT_BLOCK}layer_scale_parameter", (rf"{block}gamma",)),
-        (r"layernorm\.(\w+)", (r"head.norm.\1",)),
+        (rf"{_CONVNEXT_BLOCK}(?:layer_scale_parameter|gamma)", (rf"{block}gamma",)),
+        (r"layer_?norm\.(\w+)", (r"head.norm.\1",)),
     ]
 
 

@@ -31,7 +31,7 @@ class Project:
         timm_modules: the timm files whose models it has; empty for all.
         renamer: from the names of a timm model to the way from the project's names to them.
         layouts: the tensors that it lays out in another way.
-        finish: what else is to be done once the tensors have timm's names.
+        finish: the last step, from the tensors under timm's names and the names that the model has.
         note: a line for the report about a difference that names do not show.
     """
 
@@ -40,7 +40,7 @@ class Project:
     timm_modules: tuple[str, ...]
     renamer: Callable[[frozenset[str]], Renamer]
     layouts: tuple[Layout, ...] = ()
-    finish: Callable[[StateDict], StateDict] = dict
+    finish: Callable[[StateDict, frozenset[str]], StateDict] = lambda state, _: state
     note: str = ""
 
 
@@ -78,6 +78,7 @@ class Reader:
 
     def __init__(self, project: Project, names: frozenset[str]) -> None:
         self.project = project
+        self._names = names
         self.rename = functools.cache(project.renamer(names))
 
     def read(self, state: StateDict) -> StateDict:
@@ -98,4 +99,4 @@ class Reader:
                 read.update({name: state[name] for name in names.values()})
         for pattern, to_timms in self.project.layouts:
             read.update({name: to_timms(tensor) for name, tensor in read.items() if re.fullmatch(pattern, name)})
-        return self.project.finish(read)
+        return self.project.finish(read, self._names)

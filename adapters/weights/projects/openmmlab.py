@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from adapters.weights.file import StateDict
 from adapters.weights.projects.huggingface import SWIN_NOTE, stages_of
 from adapters.weights.projects.naming import Project, Rule, by_rules
 
@@ -18,7 +19,7 @@ _BLOCK = r"layers\.(\d+)\."
 def _vit_rules(_: frozenset[str]) -> Sequence[Rule]:
     block = r"blocks.\1."
     return [
-        (r"(cls_token|pos_embed)", (r"\1",)),
+        (r"(cls_token|dist_token|pos_embed)", (r"\1",)),
         (r"patch_embed\.projection\.(\w+)", (r"patch_embed.proj.\1",)),
         (rf"{_BLOCK}(?:ln|norm)([12])\.(\w+)", (rf"{block}norm\2.\3",)),
         (rf"{_BLOCK}attn\.attn\.in_proj_(\w+)", (rf"{block}attn.qkv.\2",)),
@@ -29,10 +30,18 @@ def _vit_rules(_: frozenset[str]) -> Sequence[Rule]:
         (rf"{_BLOCK}gamma_([12])", (rf"{block}gamma_\2", rf"{block}ls\2.gamma")),
         (rf"{_BLOCK}ffn\.(?:layers\.0\.0|w12)\.(\w+)", (rf"{block}mlp.fc1.\2",)),
         (rf"{_BLOCK}ffn\.(?:layers\.1|w3)\.(\w+)", (rf"{block}mlp.fc2.\2",)),
-        (r"pre_norm\.(\w+)", (r"norm_pre.\1",)),
+        (r"(?:pre_norm|ln_pre)\.(\w+)", (r"norm_pre.\1",)),
         (r"(?:ln|norm)1\.(\w+)", (r"norm.\1",)),
         (r"(?:ln|norm)2\.(\w+)", (r"fc_norm.\1",)),
     ]
+
+
+def _fill_in_bias(state: StateDict, names: frozenset[str]) -> StateDict:
+    """mmseg's ViT embeds patches without a bias: one of zero does the same."""
+    weight, bias = state.get("patch_embed.proj.weight"), "patch_embed.proj.bias"
+    if weight is None or bias in state or bias not in names:
+        return state
+    return {**state, bias: weight.new_zeros(len(weight))}
 
 
 _SWIN_BLOCK = r"stages\.(\d+)\.blocks\.(\d+)\."
@@ -81,7 +90,13 @@ def _convnext_rules(names: frozenset[str]) -> Sequence[Rule]:
 
 
 PROJECTS = (
-    Project("openmmlab-vit", "OpenMMLab's", ("vision_transformer", "deit", "eva", "beit"), by_rules(_vit_rules)),
+    Project(
+        "openmmlab-vit",
+        "OpenMMLab's",
+        ("vision_transformer", "deit", "eva", "beit"),
+        by_rules(_vit_rules),
+        finish=_fill_in_bias,
+    ),
     Project(
         "openmmlab-swin",
         "OpenMMLab's",

@@ -173,6 +173,23 @@ def convnext(state: StateDict) -> StateDict:
     return {**below(made, "convnext."), **layer(state, "convnext.layernorm", "head.norm")}
 
 
+def dinov3_convnext(state: StateDict) -> StateDict:
+    """``DINOv3ConvNextModel``, whose first stage has the stem."""
+    made = layer(state, "layer_norm", "head.norm")
+    for stage, depth in enumerate(CONVNEXT["depths"]):
+        for number in "01":
+            timms = f"stem.{number}" if stage == 0 else f"stages.{stage}.downsample.{number}"
+            made |= layer(state, f"stages.{stage}.downsample_layers.{number}", timms)
+        for block in range(depth):
+            theirs, timms = f"stages.{stage}.layers.{block}", f"stages.{stage}.blocks.{block}"
+            made |= layer(state, f"{theirs}.depthwise_conv", f"{timms}.conv_dw")
+            made |= layer(state, f"{theirs}.layer_norm", f"{timms}.norm")
+            made |= layer(state, f"{theirs}.pointwise_conv1", f"{timms}.mlp.fc1")
+            made |= layer(state, f"{theirs}.pointwise_conv2", f"{timms}.mlp.fc2")
+            made[f"{theirs}.gamma"] = state[f"{timms}.gamma"]
+    return made
+
+
 MODELS: dict[str, tuple[Callable[[StateDict], StateDict], dict[str, Any]]] = {
     "vit_small_patch16_224": (vit, TOKENS),
     "deit_tiny_distilled_patch16_224": (vit, TOKENS),
@@ -188,6 +205,7 @@ MODELS: dict[str, tuple[Callable[[StateDict], StateDict], dict[str, Any]]] = {
     "convnext_tiny": (convnext, CONVNEXT),
     "convnext_atto": (convnext, CONVNEXT),
     "convnextv2_atto": (convnext, CONVNEXT),
+    "convnext_small": (dinov3_convnext, CONVNEXT),
 }
 
 

@@ -51,8 +51,9 @@ def test_mmdets_swin(tmp_path: Path, logged: list[str]) -> None:
     assert "where windows do not divide a map, timm's Swin" in logged[0]
 
 
-def test_mmsegs_vit(tmp_path: Path) -> None:
-    model = ready(VisionTransformer(**SIZES, norm_cfg=NORM, patch_bias=True))
+@pytest.mark.parametrize("patch_bias", [True, False])
+def test_mmsegs_vit(tmp_path: Path, patch_bias: bool) -> None:
+    model = ready(VisionTransformer(**SIZES, norm_cfg=NORM, patch_bias=patch_bias))
     path = save(detector(model), tmp_path / "a.pth")
     adapter = adapters.create_adapter(VIT, weights=path, trunk=TOKENS, out_indices=(0, 1, 2, 3)).eval()
     assert_same_maps(adapter, model, (224, 224))
