@@ -11,14 +11,10 @@ from torch import Tensor
 from adapters.weights.file import StateDict
 
 #: Parts that wrappers of PyTorch and of peft put into the middle of names.
-_WRAPPERS = (
-    "_orig_mod",
-    "_checkpoint_wrapped_module",
-    "_fsdp_wrapped_module",
-    "_forward_module",
-    "module",
-    "base_layer",
-)
+_WRAPPERS: tuple[str, ...] = ("_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module", "_forward_module")
+
+#: More of them, whose names some models use for their own layers.
+_AMBIGUOUS_WRAPPERS = ("module", "base_layer")
 
 #: Parts of a prefix below which weights are averaged, and are the ones meant for use.
 _AVERAGED = re.compile(r"(\w+_)?(ema|teacher|momentum|avg|averaged|swa)(_\w+)?|target_\w+", re.IGNORECASE)
@@ -44,17 +40,23 @@ class Checkpoint:
     wrappers: tuple[str, ...] = _WRAPPERS
 
     @classmethod
-    def from_contents(cls, contents: Mapping[str, Any], name: str, model_names: Iterable[str] = ()) -> "Checkpoint":
+    def from_contents(
+        cls, contents: Mapping[str, Any], name: str, model_names: Iterable[str] | None = None
+    ) -> "Checkpoint":
         """Flatten what a file holds; everything but tensors is dropped.
 
         Args:
             contents: of the file.
             name: the file's.
-            model_names: names of the model that is looked for; their parts are never taken for wrappers.
+            model_names: names of the model that is looked for, whose parts are never taken for wrappers; None where
+                none is known.
         """
         containers = tuple(key for key, value in contents.items() if isinstance(value, Mapping))
-        own = {part for model_name in model_names for part in model_name.split(".")}
-        return cls(name, _flatten(contents), containers, tuple(part for part in _WRAPPERS if part not in own))
+        wrappers = _WRAPPERS
+        if model_names is not None:
+            own = {part for model_name in model_names for part in model_name.split(".")}
+            wrappers += tuple(part for part in _AMBIGUOUS_WRAPPERS if part not in own)
+        return cls(name, _flatten(contents), containers, wrappers)
 
     def unwrap(self, name: str) -> str:
         """Return a name without the wrappers in its middle; those at its beginning belong to its prefix."""

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from adapters.weights.checkpoint import is_plain
 from adapters.weights.file import StateDict
@@ -44,12 +45,16 @@ def run_filter(state: StateDict, info: TimmCheckpointInfo, img_size: tuple[int, 
         # timm prints what it does not expect.
         with contextlib.redirect_stdout(io.StringIO()):
             filtered = info.filter(state, img_size)
-            changed = _not_copied(state, filtered)
-            used = _used_values(state, changed, info, img_size)
+            used = _used_values(state, _not_copied(state, filtered), info, img_size)
     except Exception:
         return None
-    lost = {name: state[name].masked_fill(values, 0) for name, values in used.items() if not values.all()}
-    kept = frozenset(name for name in state if name not in used or used[name].any())
+    lost: StateDict = {}
+    for name, values in used.items():
+        if values is None:
+            lost[name] = state[name]
+        elif not values.all():
+            lost[name] = state[name].masked_fill(values, 0)
+    kept = frozenset(name for name in state if name not in used or used[name] is not None)
     return Filtered(filtered, lost, kept)
 
 
@@ -67,8 +72,8 @@ def _not_copied(state: StateDict, filtered: StateDict) -> list[str]:
 
 def _used_values(
     state: StateDict, changed: list[str], info: TimmCheckpointInfo, img_size: tuple[int, int] | None
-) -> StateDict:
-    """Mark the values on which the filtered tensors depend: those for which they have a gradient."""
+) -> dict[str, Tensor | None]:
+    """Mark the values on which the filtered tensors depend: those for which they have a gradient; None is for none."""
     traced = {
         name: state[name].detach().float().requires_grad_() for name in changed if state[name].is_floating_point()
     }
@@ -76,9 +81,9 @@ def _used_values(
         outputs = info.filter({**state, **traced}, img_size).values()
         sums = [output.sum() for output in outputs if output.requires_grad]
         found = torch.autograd.grad(sums, list(traced.values()), allow_unused=True) if sums else [None] * len(traced)
-    used = {name: torch.zeros_like(state[name], dtype=torch.bool) for name in changed}
+    used: dict[str, Tensor | None] = dict.fromkeys(changed)
     for name, gradient in zip(traced, found, strict=True):
         if gradient is not None:
             # Tables of positions are sampled; that some are passed over is no loss.
-            used[name] = torch.full_like(used[name], True) if _TABLE.search(name) else gradient != 0
+            used[name] = torch.ones_like(gradient, dtype=torch.bool) if _TABLE.search(name) else gradient != 0
     return used

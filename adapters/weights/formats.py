@@ -38,6 +38,7 @@ class Format:
         timm_modules: timm files whose models have such checkpoints; empty for all.
         window_padding: ``TwinsAdapter``'s name for the padding of windows in the project's Twins-SVT.
         note: a line for the report about a difference that names do not show.
+        output_norms: a pattern of the names of norms that the project applies to its maps, and timm's model has not.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Format:
     timm_modules: tuple[str, ...] = ()
     window_padding: str = "zero"
     note: str = ""
+    output_norms: str = ""
 
     def serves(self, timm_modules: tuple[str, ...]) -> bool:
         """Return whether models of these timm files have checkpoints in this format."""

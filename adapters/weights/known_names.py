@@ -47,7 +47,14 @@ def known_names(adapter: WeightsTarget) -> KnownNames:
     for project in PROJECTS:
         if not project.timm_modules or module in project.timm_modules:
             reader = Reader(project, names | adapter.pruned_keys)
-            formats[project.name] = Format(project.name, project.title, reader.read, _never_written, note=project.note)
+            formats[project.name] = Format(
+                project.name,
+                project.title,
+                reader.read,
+                _never_written,
+                note=project.note,
+                output_norms=project.output_norms,
+            )
             knows[project.name] = _knower(reader, names)
     return KnownNames(frozenset(FORMATS["timm"].write(timms)[0]), formats, knows)
 

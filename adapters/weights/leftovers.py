@@ -31,6 +31,7 @@ _UNMERGED = re.compile(r"(.*[._])?(lora|lokr|loha|hada|oft|boft|vera|ia3|adalora
 
 #: Whole names of tensors without a part in the maps, and the reason.
 _KINDS = (
+    (r"(local_)?cls_norm\.(weight|bias)", "the norm of class tokens"),
     (r"(\w*_)?decoders?(_\w+)?(\..*)?|decode_head\..*", "the decoder of a pretraining"),
     (r"(\w+\.)?mask(ed)?_(token|embed)s?", "the token of masked patches"),
     (
@@ -44,10 +45,8 @@ _KINDS = (
     ),
 )
 
-#: Norms after the last block or after the stages, of which the maps have one at most.
-_FINAL_NORMS = re.compile(
-    r"((fc_|cls_|local_cls_)?norm\d*|layer_?norm|ln\d?|ln_post|head\.norm|hidden_states_norms\.\w+)\.(weight|bias)"
-)
+#: Norms after the last block, of which the maps have one at most.
+_FINAL_NORMS = re.compile(r"((fc_)?norm|layer_?norm|ln\d?|ln_post|head\.norm)\.(weight|bias)")
 
 #: Parts of names that no head has; what they name may work on the maps.
 _NOT_OF_HEADS = re.compile(r"adapt|prompt|token|embed|pos|gate|patch|stem|block|layer(?!norm)|stage|scale")

@@ -114,6 +114,8 @@ def _explain_unused(result: Match, adapter: WeightsTarget, key: str, tensor: Ten
         reason = "tables of a size of their own, rebuilt"
     elif name.endswith("bias") and _is_zero(tensor):
         reason = "biases of zero"
+    elif re.fullmatch(result.interpretation.format.output_norms, name):
+        reason = "norms of another project's maps"
     elif not (reason := reason_to_leave(name, _norms_maps(result))):
         return False
     result.report.leave_out(reason, name)

@@ -118,6 +118,8 @@ def _convnext_rules(_: frozenset[str]) -> Sequence[Rule]:
 #: timm rolls a map before it pads it to whole windows, all others the other way round.
 SWIN_NOTE = "where windows do not divide a map, timm's Swin, which rolls it before it pads it, computes something else"
 
+_OUTPUT_NORMS = r"hidden_states_norms\..+"
+
 PROJECTS = (
     Project(
         "huggingface-vit",
@@ -132,6 +134,9 @@ PROJECTS = (
         ("swin_transformer", "swin_transformer_v2"),
         by_rules(_swin_rules),
         note=SWIN_NOTE,
+        output_norms=_OUTPUT_NORMS,
     ),
-    Project("huggingface-convnext", "transformers'", ("convnext",), by_rules(_convnext_rules)),
+    Project(
+        "huggingface-convnext", "transformers'", ("convnext",), by_rules(_convnext_rules), output_norms=_OUTPUT_NORMS
+    ),
 )

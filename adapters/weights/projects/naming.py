@@ -33,6 +33,7 @@ class Project:
         layouts: the tensors that it lays out in another way.
         finish: the last step, from the tensors under timm's names and the names that the model has.
         note: a line for the report about a difference that names do not show.
+        output_norms: a pattern of the names of norms that it applies to its maps, and timm's model has not.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Project:
     layouts: tuple[Layout, ...] = ()
     finish: Callable[[StateDict, frozenset[str]], StateDict] = lambda state, _: state
     note: str = ""
+    output_norms: str = ""
 
 
 def by_rules(rules: Callable[[frozenset[str]], Sequence[Rule]]) -> Callable[[frozenset[str]], Renamer]:

@@ -89,6 +89,8 @@ def _convnext_rules(names: frozenset[str]) -> Sequence[Rule]:
     ]
 
 
+_OUTPUT_NORMS = r"norm\d\.(weight|bias)"
+
 PROJECTS = (
     Project(
         "openmmlab-vit",
@@ -104,6 +106,7 @@ PROJECTS = (
         by_rules(_swin_rules),
         layouts=((r"layers\.\d+\.downsample\.(reduction\.weight|norm\.\w+)", fold_to_timm),),
         note=SWIN_NOTE,
+        output_norms=_OUTPUT_NORMS,
     ),
-    Project("openmmlab-convnext", "OpenMMLab's", ("convnext",), by_rules(_convnext_rules)),
+    Project("openmmlab-convnext", "OpenMMLab's", ("convnext",), by_rules(_convnext_rules), output_norms=_OUTPUT_NORMS),
 )

@@ -47,7 +47,7 @@ def test_mmdets_swin(tmp_path: Path, logged: list[str]) -> None:
     trunk = {"depths": (2, 1, 1, 1), "embed_dim": 24, "num_heads": (1, 2, 3, 4)}
     adapter = adapters.create_adapter(SWIN, weights=path, trunk=trunk).eval()
     assert_same_maps(adapter, model, (224, 224))
-    assert "left out 6 (a norm that these maps do not have: norm0.weight, norm0.bias, ...)" in logged[0]
+    assert "left out 6 (norms of another project's maps: norm0.weight, norm0.bias, ...)" in logged[0]
     assert "where windows do not divide a map, timm's Swin" in logged[0]
 
 
