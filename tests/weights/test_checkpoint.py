@@ -36,7 +36,12 @@ def test_layers_that_peft_has_wrapped(tmp_path: Path) -> None:
 
 
 def test_a_models_own_parts_are_no_wrappers(tmp_path: Path) -> None:
-    """timm's DLA has layers of the name that peft gives to what it wraps."""
+    """timm's iFormer has layers of the name that DDP gives to what it wraps, and its DLA of the one of peft's."""
+    contents = {"net.stages.0.module.weight": torch.ones(1)}
+    names = ["stages.0.module.weight"]
+    assert set(Checkpoint.from_contents(contents, "a.pth", names).below("net.")) == set(names)
+    assert set(Checkpoint.from_contents(contents, "a.pth", []).below("net.")) == {"stages.0.weight"}
+    assert set(Checkpoint.from_contents(contents, "a.pth").below("net.")) == set(names)
     trunk = {"channels": (16, 16, 16, 16, 16, 16)}
     model = timm_model("dla34", trunk)
     path = save(below(model.state_dict(), "model."), tmp_path / "a.pth")
@@ -44,8 +49,8 @@ def test_a_models_own_parts_are_no_wrappers(tmp_path: Path) -> None:
 
 
 def test_two_names_that_a_wrapper_tells_apart_are_both_kept() -> None:
-    checkpoint = Checkpoint.from_contents({"a.module.b": torch.zeros(1), "a.b": torch.ones(1)}, "a.pth")
-    assert set(checkpoint.below("")) == {"a.module.b", "a.b"}
+    checkpoint = Checkpoint.from_contents({"a._orig_mod.b": torch.zeros(1), "a.b": torch.ones(1)}, "a.pth")
+    assert set(checkpoint.below("")) == {"a._orig_mod.b", "a.b"}
 
 
 @pytest.mark.parametrize(
