@@ -5,4 +5,9 @@ tensors (``file``, and ``torch_file`` with ``inert_pickle``), the backbone among
 format (``formats``), timm's own rewriting of old names (``interpret``, ``timm_pretrained``), the pairing with the
 adapter's tensors (``match``), and copying (``load``, ``report``).
 ``target`` says what an adapter has to offer for that, and ``convert`` needs no adapter at all.
+The way of a checkpoint is: a name (``source``), a local file (``download``) and its tensors (``file``, ``checkpoint``),
+the backbone among them (``find_backbone``) by the names that it may have (``known_names``, ``formats``, ``projects``),
+timm's own rewriting of old names (``interpret``, ``filtered``, ``timm_pretrained``), the pairing with the adapter's
+tensors (``match``, ``leftovers``), and copying (``load``, ``report``). ``target`` says what an adapter has to offer for
+that, and ``convert`` needs no adapter at all.
 """

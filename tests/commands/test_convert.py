@@ -154,12 +154,12 @@ def test_a_large_head_is_no_backbone(tmp_path: Path, run) -> None:
 
 def test_a_prefix_chooses(tmp_path: Path, run) -> None:
     other = twins(PCPVT, seed=8).state_dict()
-    student = twins(PCPVT, seed=9).state_dict()
-    save({**below(other, "teacher."), **below(student, "student.")}, tmp_path / "a.pth")
-    with pytest.raises(ValueError, match=r"2 backbones that fit equally well, below 'teacher\.', 'student\.'"):
+    depth = twins(PCPVT, seed=9).state_dict()
+    save({**below(other, "rgb."), **below(depth, "depth.")}, tmp_path / "a.pth")
+    with pytest.raises(ValueError, match=r"2 backbones that fit equally well, below 'rgb\.', 'depth\.'"):
         run(tmp_path / "a.pth", tmp_path / "b.pth", "--to", "adapters")
-    run(tmp_path / "a.pth", tmp_path / "b.pth", "--to", "adapters", "--prefix", "student")
-    assert_same(tensors(tmp_path / "b.pth"), below(student, "trunk."))
+    run(tmp_path / "a.pth", tmp_path / "b.pth", "--to", "adapters", "--prefix", "depth")
+    assert_same(tensors(tmp_path / "b.pth"), below(depth, "trunk."))
 
 
 def test_errors_of_the_command_are_one_line_and_leave_no_file(tmp_path: Path) -> None:
