@@ -106,6 +106,7 @@ def _print_backbone(name: str, args: argparse.Namespace, console: Console) -> No
     cost = backbone.count
     console.print(f"[bold]{backbone.name}[/bold], served by {backbone.family}")
     console.print(f"levels         {format_levels(backbone.levels)}, out_indices={backbone.out_indices}")
+    console.print(f"images         {backbone.preprocessing}: pixels of 0 to 255 become (pixel - mean) / std", markup=False)
     console.print(f"parameters     {cost.parameters / 1e6:.2f} M")
     console.print(
         f"multiply-adds  {cost.multiply_adds / 1e9:.2f} G at {cost.size[0]} x {cost.size[1]}, "

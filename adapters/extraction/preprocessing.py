@@ -13,6 +13,7 @@ from torch import Tensor
 
 from adapters.extraction.options import NATIVE
 from adapters.extraction.read_image import Size
+from adapters.preprocessing import Normalisation
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Preprocessing:
         """Read the data config of a timm model; ``overrides`` are fields that a detection config decides instead."""
         config = resolve_data_config(pretrained_cfg=dict(pretrained_cfg))
         fields = {key: config[key] for key in ("interpolation", "crop_pct", "crop_mode")}
-        fields |= {key: tuple(config[key]) for key in ("mean", "std")}
+        fields["mean"], fields["std"] = Normalisation.of_timm(pretrained_cfg).of_unit_pixels()
         return cls(**{**fields, "native_size": tuple(config["input_size"][1:]), "size": size, **overrides})
 
     def fed_size(self, original: Size) -> Size:
