@@ -9,6 +9,7 @@ from mmengine.registry import MODELS, DefaultScope
 from adapters.levels import Level, format_levels
 from adapters.openmmlab.config_tree import Node, find_owner, type_name
 from adapters.openmmlab.fit.consumers import find_channel_settings, list_necks
+from adapters.openmmlab.fit.images import warn_unfit
 from adapters.trunk.build import build_without_data
 
 #: Types that have ``levels`` once they are built.
@@ -18,7 +19,7 @@ KNOWN_PACKAGES = ("adapters", "mmdet", "mmseg")
 
 
 def check_fit(cfg: Any) -> None:
-    """Check that neck and heads of a config expect the channels that its timm backbone gives.
+    """Check that neck and heads of a config expect the channels that its timm backbone gives; warn about its images.
 
     Configs whose backbone is not one of ours, and modules of other packages, are passed over.
 
@@ -38,6 +39,7 @@ def check_fit(cfg: Any) -> None:
     if isinstance(backbone, list) or not _module(backbone, scope).startswith("adapters"):
         return
     with DefaultScope.overwrite_default_scope(scope):
+        warn_unfit(cfg, backbone)
         levels = _levels_of(backbone)
         source = f"{place}.backbone ({backbone.get('model_name')})"
         necks = list_necks(owner, place)
