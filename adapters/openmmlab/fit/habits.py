@@ -96,17 +96,20 @@ def _why_meaningless(key: str, value: Any, backbone: Node, full: BackboneAdapter
 
 def _map_stages(former: Node, frozen: int, full: BackboneAdapter, built: BackboneAdapter) -> tuple[int, str]:
     """Return the stages or blocks to freeze, and how they were found."""
-    count = len(full.part_names()) - 1
-    kind = "blocks" if is_token_model(full.stage_levels) else "stages"
     if frozen == 0:
         return 0, " (the stem)"
-    former_count = STAGES.get(type_name(former), 4)
+    former_count, former_kind = STAGES.get(type_name(former), 4), "stages"
     if "model_name" in former:
         options = {key: former[key] for key in ("model_name", "trunk") if key in former}
-        former_count = len(build_without_data(lambda: TimmAdapter(**options)).part_names()) - 1
+        former_count, former_kind = _count_parts(build_without_data(lambda: TimmAdapter(**options)))
+    count, kind = _count_parts(full)
     share = max(1, round(min(frozen / former_count, 1) * count))
-    share = min(share, len(built.part_names()) - 1)
-    return share, f" (the stem and {frozen} of {former_count} stages: the stem and {share} of {count} {kind})"
+    share = min(share, _count_parts(built)[0])
+    return share, f" (the stem and {frozen} of {former_count} {former_kind}: the stem and {share} of {count} {kind})"
+
+
+def _count_parts(adapter: BackboneAdapter) -> tuple[int, str]:
+    return len(adapter.part_names()) - 1, "blocks" if is_token_model(adapter.stage_levels) else "stages"
 
 
 def _short(value: Any) -> str:
