@@ -88,7 +88,7 @@ def check_config(cfg: Config) -> None:
     check_fit(cfg)
     model = MODELS.build(cfg.model).eval()
     with torch.no_grad():
-        maps = model.extract_feat(torch.randn(1, 3, 64, 96))
+        maps = model.extract_feat(torch.randn(1, cfg.model.backbone.get("in_channels", 3), 64, 96))
     assert [tuple(m.shape[-2:]) for m in maps[:3]] in ([(16, 24), (8, 12), (4, 6)], [(8, 12), (4, 6), (2, 3)])
     build_optim_wrapper(model, cfg.optim_wrapper)
 

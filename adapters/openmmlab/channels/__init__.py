@@ -1,4 +1,4 @@
-"""Images of more or fewer than three channels in mmdet and mmseg: data preprocessors and a loader, for two lines of a config.
+"""Images of more or fewer than three channels in mmdet and mmseg: data preprocessors, and a loader.
 
 mmdet's and mmseg's own preprocessors normalise one or three channels, and their loaders decode photographs.
 """

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from mmengine.model import ImgDataPreprocessor
 
 
-class NormaliseAnyChannels:
+class NormaliseAnyChannels(ImgDataPreprocessor):
     """A mean and a standard deviation for each channel, where mmengine's ``ImgDataPreprocessor`` takes one or three.
 
     Args:
@@ -22,10 +22,6 @@ class NormaliseAnyChannels:
         ValueError: mean and std do not go together, or a swap is asked for with other than three channels; when images
             come, one has another number of channels.
     """
-
-    mean: Tensor
-    std: Tensor
-    register_buffer: Any
 
     def __init__(
         self,
@@ -44,7 +40,7 @@ class NormaliseAnyChannels:
             self._enable_normalize = True
 
     def forward(self, data: dict[str, Any], training: bool = False) -> Any:
-        """Normalise, pad and stack images ``(C, H, W)``, or a batch ``(B, C, H, W)``, as the class that this is mixed into.
+        """Normalise, pad and stack images ``(C, H, W)``, or a batch ``(B, C, H, W)``, as mmdet or mmseg does.
 
         Args:
             data: ``inputs`` and ``data_samples``, as a data loader collates them.
@@ -62,7 +58,7 @@ class NormaliseAnyChannels:
                     f"has {self.channels} values: give a value for each channel, or load it with "
                     "dict(type='LoadBandsFromFile', bands=[...]), and with its channel_axis where that guesses wrong."
                 )
-        return super().forward(data, training)  # type: ignore[misc]
+        return super().forward(data, training)
 
 
 def _check(mean: Sequence[float] | None, std: Sequence[float] | None, swaps: bool) -> None:
@@ -71,9 +67,13 @@ def _check(mean: Sequence[float] | None, std: Sequence[float] | None, swaps: boo
     count = 0 if mean is None else len(mean)
     if mean is not None and std is not None:
         if not count or count != len(std):
-            raise ValueError(f"data_preprocessor has {count} values of mean and {len(std)} of std: give as many of each.")
+            raise ValueError(
+                f"data_preprocessor has {count} values of mean and {len(std)} of std: give as many of each."
+            )
         if not all(map(math.isfinite, (*mean, *std))) or min(std) <= 0:
-            raise ValueError(f"data_preprocessor has mean={list(mean)}, std={list(std)}: std must be above 0, all finite.")
+            raise ValueError(
+                f"data_preprocessor has mean={list(mean)}, std={list(std)}: std must be above 0, all finite."
+            )
     if swaps and count != 3:
         raise ValueError(
             f"data_preprocessor swaps three channels (bgr_to_rgb or rgb_to_bgr) and has {count} values of mean: leave "

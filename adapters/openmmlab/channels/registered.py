@@ -1,4 +1,4 @@
-"""The data preprocessors for any number of channels, registered by functions: mmdet or mmseg is imported when one is built."""
+"""Registered types for any number of channels; they import mmdet or mmseg when one is built, not before."""
 
 from typing import Any
 

@@ -25,9 +25,7 @@ LAYER_DECAYS = ("LearningRateDecayOptimizerConstructor", "LayerDecayOptimizerCon
 BRIDGE_CHANNELS = 256
 
 
-def fit_backbone(
-    cfg: Any, model_name: str, overrides: Mapping[str, Any] | None = None, **adapter_options: Any
-) -> list[str]:
+def fit_backbone(cfg: Any, model_name: str, overrides: Mapping[str, Any] = {}, **adapter_options: Any) -> list[str]:
     """Make a timm model the backbone of a config, in place, and fit its neck and heads to the levels.
 
     The config's own backbone is built and run once on a small image, without weights, to learn which channels and
@@ -93,23 +91,28 @@ def fit_backbone(
     lines += _drop_layer_decay(cfg, original)
     _import_adapters(cfg)
 
-    overrides, where = overrides or {}, f"{place}.{key}"
-    cfg.merge_from_dict(dict(overrides))
-    backbone = _backbone_at(cfg, where)
-    chosen = {name.removeprefix(f"{where}.").partition(".")[0] for name in overrides if name.startswith(f"{where}.")}
+    where = slot = f"{place}.{key}"
+    if isinstance(owner[key], list):  # a bridge stands behind the adapter
+        slot = f"{where}.0"
+    wishes = {
+        slot + name[len(where) :] if name.startswith(f"{where}.") else name: overrides[name] for name in overrides
+    }
+    chosen = {name[len(slot) + 1 :].partition(".")[0] for name in wishes if name.startswith(f"{slot}.")}
+    cfg.merge_from_dict(wishes)
+    backbone = _node_at(cfg, slot)
     habits = carry_over(former, backbone, full, adapter, {*adapter_options, *chosen}, scope)
     lines += [f"{where}: {line}" for line in habits]
     lines += follow_weights(cfg, backbone, scope)
-    cfg.merge_from_dict(dict(overrides))
-    return [_headline(where, original, _backbone_at(cfg, where), adapter), *lines]
+    cfg.merge_from_dict(wishes)
+    return [_headline(where, original, _node_at(cfg, slot), adapter), *lines]
 
 
-def _backbone_at(cfg: Any, place: str) -> Any:
-    """Return the adapter's config at a place such as ``'model.backbone'``; a bridge may stand in a list behind it."""
+def _node_at(cfg: Any, place: str) -> Any:
+    """Return the part of a config at a place such as ``'model.backbone'``, or ``'model.backbone.backbone_cfg.0'``."""
     node = cfg
     for key in place.split("."):
-        node = node[key]
-    return node[0] if isinstance(node, list) else node
+        node = node[int(key)] if isinstance(node, list) else node[key]
+    return node
 
 
 def _decide_weights(options: dict[str, Any], model_name: str, model: Node, owner: Node, key: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""The training habits of a former backbone (frozen stages, frozen norms, and the like), carried over to a timm model."""
+"""The training habits of a former backbone, such as frozen stages, carried over to a timm model."""
 
 import inspect
 from collections.abc import Collection

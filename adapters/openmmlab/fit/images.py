@@ -1,4 +1,4 @@
-"""The normalisation of a config's images: setting it to what the weights of the backbone expect, and comparing the two."""
+"""The normalisation of a config's images: setting it to what the backbone's weights expect, and comparing the two."""
 
 import copy
 import os
@@ -28,7 +28,7 @@ ANY_CHANNELS = {
 }
 
 #: The data preprocessor for a config that has none.
-MISSING = {
+MISSING: dict[str, dict[str, Any]] = {
     "mmdet": {"type": "DetDataPreprocessor"},
     "mmseg": {"type": "SegDataPreProcessor", "size_divisor": 1, "pad_val": 0, "seg_pad_val": 255},
 }
@@ -57,10 +57,13 @@ def follow_weights(cfg: Any, backbone: Node, scope: str) -> list[str]:
     """
     adapter = _build(backbone)
     wanted, pretrained = adapter.preprocessing, adapter.weights is not None
-    places = list(_preprocessors(cfg.model))
     lines: list[str] = []
+    own = cfg.get("data_preprocessor")  # mmengine's runner takes it where the model has none
+    if own and cfg.model.get("data_preprocessor") in (None, own):
+        cfg.model.data_preprocessor = own
+    places = list(_preprocessors(cfg.model))
     if not places and pretrained:
-        cfg.model.data_preprocessor = ConfigDict(MISSING[scope])
+        cfg.model.data_preprocessor = ConfigDict(**MISSING[scope])
         places = list(_preprocessors(cfg.model))
         lines.append(f"model.data_preprocessor: the config has none, and gets a {MISSING[scope]['type']}")
     order = loaded_order(cfg)
@@ -73,7 +76,7 @@ def follow_weights(cfg: Any, backbone: Node, scope: str) -> list[str]:
             continue
         former = _values(node)
         if adapter.in_channels != 3 and type_name(node) not in (*ANY_CHANNELS, *ANY_CHANNELS.values()):
-            lines.append(f"{place}: {type_name(node)} is for three channels, and the backbone takes {adapter.in_channels}")
+            lines.append(f"{place}: {type_name(node)} is for three channels, the backbone takes {adapter.in_channels}")
             continue
         lines += _take_channels(place, node, adapter.in_channels)
         if pretrained and (changed := _write(node, wanted, order)):
@@ -85,21 +88,16 @@ def follow_weights(cfg: Any, backbone: Node, scope: str) -> list[str]:
     return lines
 
 
-def warn_unfit(cfg: Any, backbone: Node) -> None:
+def warn_unfit(cfg: Any, adapter: BackboneAdapter) -> None:
     """Warn, once, if a config's images are normalised for other weights than timm's of its backbone.
 
     Weights from a file may have been trained on anything; of them nothing is said.
 
     Args:
-        cfg: an mmengine ``Config`` whose backbone is an adapter. Not changed.
-        backbone: the config of the adapter.
-
-    Raises:
-        ValueError: the adapter's options are wrong.
+        cfg: an mmengine ``Config``. Not changed.
+        adapter: its backbone.
     """
-    adapter = _build(backbone)
-    place, node = next(_preprocessors(cfg.model), ("model.data_preprocessor", ConfigDict()))
-    given, wanted = _images_become(cfg, node), adapter.preprocessing
+    place, given, wanted = *images_become(cfg), adapter.preprocessing
     if str(adapter.weights) != "timm" or given is None or _are_alike(given, wanted):
         return
     if os.environ.get("RANK", "0") == "0":  # one warning, not one of each process
@@ -150,7 +148,7 @@ def _take_channels(place: str, node: Node, in_channels: int) -> list[str]:
         node.pop(key, None)
     return [
         f"{place}.type: {name} -> {node['type']}, since the backbone takes {in_channels} channels; "
-        "LoadBandsFromFile is a loader of such images"
+        "LoadBandsFromFile loads such images, with white=... for pixels of 0 to 255"
     ]
 
 
@@ -165,18 +163,16 @@ def _write(node: Node, wanted: Normalisation, order: str) -> str:
     for key in ("pad_value", "pad_val"):  # the colour of pads as the images had it; now 0 is the mean
         if node.get(key) and not node.get("mean"):
             values[key] = 0
-    changes = [f"{key} {_shown(node.get(key))} -> {value}" for key, value in values.items() if _differs(node, key, value)]
+    changes = [
+        f"{key} {node.get(key)} -> {value}" for key, value in values.items() if _plain(node.get(key)) != _plain(value)
+    ]
     node.update(values)
     return ", ".join(changes)
 
 
-def _differs(node: Node, key: str, value: Any) -> bool:
-    old = node.get(key, False if isinstance(value, bool) else None)
-    return old != value if not isinstance(value, list) else old is None or list(old) != value
-
-
-def _shown(value: Any) -> Any:
-    return list(value) if isinstance(value, list | tuple) else value
+def _plain(value: Any) -> Any:
+    """Make tuples lists, and what is not set False or None alike, so that only true changes are told."""
+    return list(value) if isinstance(value, list | tuple) else value or None
 
 
 def _values(node: Node) -> Normalisation | None:
@@ -184,8 +180,13 @@ def _values(node: Node) -> Normalisation | None:
     return Normalisation(tuple(node["mean"]), tuple(node["std"]), None) if node.get("mean") else None
 
 
-def _images_become(cfg: Any, node: Node) -> Normalisation | None:
-    """Combine what the pipelines and the data preprocessor do to an image of three channels; None for other numbers."""
+def images_become(cfg: Any) -> tuple[str, Normalisation | None]:
+    """Combine what the pipelines and the data preprocessor do to an image.
+
+    Returns:
+        The preprocessor's place in the config, and the values; None where they are not for three channels.
+    """
+    place, node = next(_preprocessors(cfg.model), ("data_preprocessor", cfg.get("data_preprocessor") or {}))
     mean, std = [0.0] * 3, [1.0] * 3
     order = loaded_order(cfg)
     step = find_normalising_step(cfg)
@@ -194,13 +195,13 @@ def _images_become(cfg: Any, node: Node) -> Normalisation | None:
     for one, swaps in steps:
         means, stds = (list(one.get(key) or default) for key, default in (("mean", [0.0]), ("std", [1.0])))
         means, stds = (values * 3 if len(values) == 1 else values for values in (means, stds))
-        if len(means) != 3:
-            return None
+        if len(means) != 3 or len(stds) != 3:
+            return place, None
         if swaps:
             order, mean, std = order[::-1], mean[::-1], std[::-1]
         mean = [m + s * own for m, s, own in zip(mean, std, means, strict=True)]
         std = [s * own for s, own in zip(std, stds, strict=True)]
-    return Normalisation(tuple(mean), tuple(std), order)
+    return place, Normalisation(tuple(mean), tuple(std), order)
 
 
 def _are_alike(given: Normalisation, wanted: Normalisation) -> bool:

@@ -26,7 +26,7 @@ def loaded_order(cfg: Any) -> str:
 
 
 def pipelines(cfg: Any) -> Iterator[list[Node]]:
-    """Yield every list of steps in a config outside its model: pipelines, their branches, those that hooks switch to."""
+    """Yield every list of steps outside a config's model: pipelines, their branches, those that hooks switch to."""
     for key, node in cfg.items():
         if key != "model":
             yield from _lists_of_steps(node)

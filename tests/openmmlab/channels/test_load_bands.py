@@ -55,10 +55,14 @@ def test_arrays(tmp_path: Path) -> None:
 def test_chosen_bands_come_in_the_order_asked_for(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", IMAGE)
     np.testing.assert_array_equal(load(tmp_path / "a.npy", bands=[3, -1, 0])["img"], IMAGE[..., [3, 4, 0]])
+    twelve_bits = load(tmp_path / "a.npy", white=4095)["img"]
+    np.testing.assert_allclose(twelve_bits, IMAGE / 4095 * 255, rtol=1e-6)
     assert "bands=[1]" in repr(LoadBandsFromFile(bands=[1]))
 
 
 def test_errors(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"white=0 must be above 0"):
+        LoadBandsFromFile(white=0)
     path = tmp_path / "a.npy"
     np.save(path, IMAGE)
     with pytest.raises(ValueError, match=r"bands=\[5\] asks for \[5\], and .* has 5: 0 to 4"):

@@ -98,7 +98,12 @@ def test_a_segmentor_trains_on_five_bands(tmp_path: Path) -> None:
         dict(type="RandomFlip", prob=0.0),
         dict(type="PackSegInputs"),
     ])  # fmt: skip
-    sample = {"img_path": str(path), "seg_map_path": str(tmp_path / "a.png"), "seg_fields": [], "reduce_zero_label": False}
+    sample = {
+        "img_path": str(path),
+        "seg_map_path": str(tmp_path / "a.png"),
+        "seg_fields": [],
+        "reduce_zero_label": False,
+    }
     data = pseudo_collate([pipeline(copy.deepcopy(sample)) for _ in range(2)])
     seen = backbone_input(MODELS.build(cfg.model), data)
     torch.testing.assert_close(seen, expected(image).expand(2, -1, -1, -1))

@@ -96,7 +96,7 @@ def test_the_backbone_gets_what_timm_would_give_it(name: str, tmp_path: Path) ->
     torch.testing.assert_close((inputs[0] if video else inputs)[:, :64, :96], timm_input(VIT), rtol=1e-5, atol=1e-6)
 
 
-def test_random_weights_leave_the_images(tmp_path: Path) -> None:
+def test_random_weights_leave_the_images() -> None:
     for name in CONFIGS[:3]:
         cfg = config(name)
         former = copy.deepcopy(cfg.model.data_preprocessor)
@@ -125,13 +125,29 @@ def test_a_config_without_a_preprocessor_gets_one(tmp_path: Path) -> None:
     for name in ("mmdet::retinanet_r18_fpn_1x_coco", "mmseg::fcn_r18-d8_4xb2-80k_cityscapes-512x1024"):
         cfg = config(name)
         del cfg.model.data_preprocessor
+        cfg.pop("data_preprocessor", None)
         lines = swap(cfg)
         assert any("the config has none" in line for line in lines)
-        inputs = MODELS.build(cfg.model.data_preprocessor)({"inputs": [loaded(tmp_path)], "data_samples": None})["inputs"]
+        inputs = MODELS.build(cfg.model.data_preprocessor)({"inputs": [loaded(tmp_path)], "data_samples": None})[
+            "inputs"
+        ]
         torch.testing.assert_close(inputs[0], timm_input(VIT), rtol=1e-5, atol=1e-6)
 
 
-def test_pipelines_that_decode_red_first_are_not_swapped(tmp_path: Path) -> None:
+def test_the_runners_own_preprocessor_counts() -> None:
+    cfg = config("mmdet::retinanet_r18_fpn_1x_coco")
+    cfg.data_preprocessor = cfg.model.pop("data_preprocessor")
+    swap(cfg)
+    assert cfg.model.data_preprocessor.mean == cfg.data_preprocessor.mean == [127.5] * 3
+    assert cfg.model.data_preprocessor.pad_size_divisor == 32
+    cfg = config("mmseg::segmenter_vit-t_mask_8xb1-160k_ade20k-512x512")
+    cfg.model.data_preprocessor.std = cfg.data_preprocessor.std = [1] * 3
+    swap(cfg)
+    assert cfg.model.data_preprocessor == cfg.data_preprocessor
+    assert cfg.data_preprocessor.std == [127.5] * 3
+
+
+def test_pipelines_that_decode_red_first_are_not_swapped() -> None:
     cfg = config("mmdet::retinanet_r18_fpn_1x_coco")
     for loader in (cfg.train_dataloader, cfg.test_dataloader):
         loader.dataset.pipeline[0].imdecode_backend = "tifffile"
@@ -154,6 +170,15 @@ def test_overrides_decide_which_weights_count_and_win() -> None:
     assert cfg.model.data_preprocessor.type == "MultiChannelDetDataPreprocessor"
     assert cfg.model.data_preprocessor.mean == [127.5] * 4
     assert "bgr_to_rgb" not in cfg.model.data_preprocessor
+
+
+def test_overrides_reach_an_adapter_with_a_bridge_behind_it() -> None:
+    name = "mmseg::bisenetv1_r18-d32_4xb4-160k_cityscapes-1024x1024"
+    overrides = {"model.backbone.backbone_cfg.weights": "timm", "model.backbone.backbone_cfg.frozen_stages": 2}
+    cfg, _ = load_config(name, backbone=VIT, overrides=overrides)
+    adapter, bridge = cfg.model.backbone.backbone_cfg
+    assert (adapter.weights, adapter.frozen_stages, bridge.type) == ("timm", 2, "LevelBridge")
+    assert cfg.model.data_preprocessor.mean == [127.5] * 3
 
 
 def test_unknown_preprocessors_and_teachers_are_named() -> None:
