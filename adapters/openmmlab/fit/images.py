@@ -83,8 +83,13 @@ def follow_weights(cfg: Any, backbone: Node, scope: str) -> list[str]:
             lines += [f"{place}: {changed}, as the weights of {adapter.model_name} expect"]
             lines += follow_fill(cfg, former, wanted, order)
     if pretrained:
+        lines += _teachers(cfg, adapter) if lines else []
         lines += leave_normalising_to_the_model(cfg)
-        lines += _doubts(cfg, adapter)
+    if pretrained and str(adapter.weights) != "timm":
+        lines.append(
+            f"weights={str(adapter.weights)!r} are taken for trained on the images of {adapter.model_name}: {wanted}; "
+            "if not, set model.data_preprocessor"
+        )
     return lines
 
 
@@ -216,17 +221,10 @@ def _are_alike(given: Normalisation, wanted: Normalisation) -> bool:
     )
 
 
-def _doubts(cfg: Any, adapter: BackboneAdapter) -> list[str]:
-    """Say where the values are a guess, and which other weights see the same images."""
-    lines = []
-    if str(adapter.weights) != "timm":
-        lines.append(
-            f"weights={str(adapter.weights)!r} are taken for trained on the images of {adapter.model_name}: "
-            f"{adapter.preprocessing}; if not, set model.data_preprocessor"
-        )
-    lines += [
+def _teachers(cfg: Any, adapter: BackboneAdapter) -> list[str]:
+    """Name the other backbones that see the images, of detectors that learn from another one."""
+    return [
         f"model.{key} sees the same images, normalised for {adapter.model_name}"
-        for key in ("teacher_backbone", "teacher_config", "teacher")
+        for key in ("teacher_backbone", "teacher_config")
         if cfg.model.get(key)
     ]
-    return lines
