@@ -100,7 +100,7 @@ def put_into(base: str, lines: Config) -> Config:
     cfg.model.backbone = ConfigDict(type="TimmAdapter", model_name="resnet18")
     cfg.model.neck.in_channels = [64, 128, 256, 512]
     for key, value in lines.get("model", {}).items():
-        cfg.model[key] = value
+        cfg.model[key] = value if "type" in value else ConfigDict({**cfg.model[key], **value})
     if "optim_wrapper" in lines:
         cfg.optim_wrapper = lines.optim_wrapper
     return cfg
