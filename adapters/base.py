@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from adapters.levels import Level, choose_indices
 from adapters.necks.build import build_pyramid, count_wanted_maps
 from adapters.padding import crop_to_stride, pad_to_multiple
+from adapters.preprocessing import Normalisation
 from adapters.trunk import freezing
 from adapters.trunk.build import build_trunk, check_model_name, check_trunk_arguments
 from adapters.trunk.fused_mlps import fuse_mlps
@@ -175,6 +176,11 @@ class BackboneAdapter(nn.Module):
         return []
 
     # What is the same for all.
+
+    @property
+    def preprocessing(self) -> Normalisation:
+        """The normalisation of images, of pixels 0 to 255, that the weights of the model's tag were trained with."""
+        return Normalisation.of_timm(self.trunk.pretrained_cfg, self.in_channels)
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """Compute the feature maps of an image of any size.

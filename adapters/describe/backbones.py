@@ -10,6 +10,7 @@ from adapters.base import BackboneAdapter
 from adapters.describe.counting import Count, count
 from adapters.factory import TimmAdapter
 from adapters.levels import Level, is_token_model
+from adapters.preprocessing import Normalisation
 from adapters.trunk.build import build_without_data
 from adapters.trunk.hosted_models import create_timm_model, has_weights
 
@@ -31,6 +32,7 @@ class Backbone:
         out_indices: stages or blocks that the levels come from.
         count: the adapter's parameters and multiply-adds.
         classifier: those of timm's complete model at its native size, as model cards count; None where it does not run.
+        preprocessing: the normalisation that its weights were trained with.
         lines: lines to paste into a config.
     """
 
@@ -40,6 +42,7 @@ class Backbone:
     out_indices: tuple[int, ...]
     count: Count
     classifier: Count | None
+    preprocessing: Normalisation
     lines: str
 
 
@@ -66,6 +69,7 @@ def describe_backbone(
         out_indices=adapter.out_indices,
         count=count(adapter, size or native, adapter, adapter.in_channels),
         classifier=count_classifier(model_name, native),
+        preprocessing=adapter.preprocessing,
         lines=config_lines(adapter, options),
     )
 
@@ -101,14 +105,14 @@ def config_lines(adapter: BackboneAdapter, options: Mapping[str, Any]) -> str:
         backbone.setdefault("out_indices", adapter.out_indices)
     weights = "timm" if has_weights(adapter.model_name) else None
     backbone.setdefault("weights", weights)
-    config = adapter.trunk.pretrained_cfg
-    mean, std = ([round(255 * value, 3) for value in config[key]] for key in ("mean", "std"))
+    fed = adapter.preprocessing
+    mean, std = ([round(value, 3) for value in values] for values in (fed.mean, fed.std))
     channels = [level.channels for level in levels]
     return "\n".join(
         (
             "custom_imports = dict(imports=['adapters'], allow_failed_imports=False)",
             "model = dict(",
-            f"    data_preprocessor=dict(mean={mean}, std={std}, bgr_to_rgb=True),",
+            f"    data_preprocessor=dict(mean={mean}, std={std}, bgr_to_rgb={fed.channel_order == 'RGB'}),",
             f"    backbone={_format_dict(backbone)},",
             f"    neck=dict(type='FPN', in_channels={channels}, out_channels=256, num_outs={len(levels) + 1}),",
             ")",

@@ -66,8 +66,7 @@ def load_config(
         cfg.merge_from_dict(settings)
     register_scope(cfg)
     if backbone:
-        notes += fit_backbone(cfg, backbone)
-        cfg.merge_from_dict(settings)
+        notes += fit_backbone(cfg, backbone, overrides=settings)
     cfg.work_dir = str(Path(work_dir or cfg.get("work_dir") or Path("work_dirs", path.stem)).resolve())
     os.environ.setdefault("LOCAL_RANK", str(local_rank))
     cfg.launcher = launcher
