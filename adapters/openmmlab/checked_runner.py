@@ -16,10 +16,10 @@ class CheckedRunner(Runner):
     """mmengine's ``Runner``, for checkpoints that ``model_checkpoint`` has checked and told of.
 
     Attributes:
-        unused: names of the checkpoint's tensors that are not to be loaded.
+        left_out: names of the checkpoint's tensors that are not to be loaded, though they fit.
     """
 
-    unused: frozenset[str] = frozenset()
+    left_out: frozenset[str] = frozenset()
 
     def load_checkpoint(self, filename: str, map_location: str | Callable[..., Any] = "cpu") -> dict[str, Any]:
         """Load a checkpoint, and return what the file holds.
@@ -32,7 +32,7 @@ class CheckedRunner(Runner):
             ValueError: the file cannot be read, or its optimiser is not the run's.
         """
         checkpoint = read_run(filename, map_location) if self._resume else read_model(filename)
-        for name in self.unused & set(checkpoint["state_dict"]):
+        for name in self.left_out & set(checkpoint["state_dict"]):
             del checkpoint["state_dict"][name]
         if self._resume and "optimizer" in checkpoint:
             _check_optimizer(checkpoint["optimizer"], self.optim_wrapper.state_dict(), filename)

@@ -74,11 +74,11 @@ class PaintingHook(Hook):
         options = {"pred_score_thr": self.score_thr} if runner.cfg.get("default_scope") == "mmdet" else {}
         for sample in outputs or ():
             path = Path(sample.img_path)
-            image = mmcv.imfrombytes(get(str(path), backend_args=self.backend_args), channel_order="rgb")
+            image = mmcv.imfrombytes(get(str(path), backend_args=self.backend_args))
             if image is None:
                 raise ValueError(f"--show-dir: {path} is no image that can be painted on; leave the option out.")
             runner.visualizer.add_datasample(
-                path.name, image, data_sample=sample, out_file=str(self._target(path)), **options
+                path.name, mmcv.bgr2rgb(image), data_sample=sample, out_file=str(self._target(path)), **options
             )
 
     def _target(self, path: Path) -> Path:
@@ -169,7 +169,7 @@ def augment_tests(cfg: Config) -> list[str]:
         ValueError: the test measures masks, which mmdet does not merge, or the pipeline packs nothing at its end.
     """
     notes = []
-    if cfg.default_scope == "mmdet" and (found := _measured_masks(cfg)):
+    if cfg.default_scope == "mmdet" and (found := _masks(cfg)):
         raise ValueError(f"--tta: mmdet merges boxes only, and {found}. Test without --tta.")
     if "tta_model" not in cfg:
         if cfg.default_scope == "mmdet":
@@ -228,10 +228,13 @@ def _add_metric(cfg: Config, metric: Node) -> None:
         cfg.test_evaluator = [*_metrics(cfg), metric]
 
 
-def _measured_masks(cfg: Config) -> str:
-    """Say which metric measures masks; empty if none does."""
+def _masks(cfg: Config) -> str:
+    """Say what of a config predicts or measures masks; empty if nothing does."""
     for metric in _metrics(cfg):
         kinds = metric.get("metric", ())
         if "Panoptic" in type_name(metric) or "segm" in ([kinds] if isinstance(kinds, str) else kinds):
             return f"test_evaluator's {type_name(metric)} measures masks"
+    for part in (cfg.model, cfg.model.get("roi_head") or {}):
+        if part.get("mask_head"):
+            return f"{type_name(part)} predicts masks, with its mask_head"
     return ""

@@ -114,7 +114,7 @@ def train(
     check_fit(cfg)
     check_dataset(cfg, ("train_dataloader", "val_dataloader"))
     start = check_start(cfg, to_train=True)
-    _run(cfg, [*notes, *start.notes], "train", start.unused)
+    _run(cfg, [*notes, *start.notes], "train", start.left_out)
 
 
 def test(
@@ -147,7 +147,7 @@ def test(
     start = check_start(cfg, to_train=False)
     if options.tta:
         notes += augment_tests(cfg)
-    return _run(cfg, [*notes, *start.notes], "test", start.unused)
+    return _run(cfg, [*notes, *start.notes], "test", start.left_out)
 
 
 def register_scope(cfg: Config) -> None:
@@ -189,17 +189,17 @@ def enable_auto_scale_lr(cfg: Config) -> None:
     cfg.auto_scale_lr.enable = True
 
 
-def _run(cfg: Config, notes: Sequence[str], task: str, unused: frozenset[str]) -> Any:
+def _run(cfg: Config, notes: Sequence[str], task: str, left_out: frozenset[str]) -> Any:
     """Build the runner, log the notes, and run ``'train'`` or ``'test'``; return what that returns.
 
     Args:
         cfg: of the run.
         notes: lines for the log.
         task: ``'train'`` or ``'test'``.
-        unused: names of the tensors of its checkpoint that are not to be loaded.
+        left_out: names of the checkpoint's tensors that are not to be loaded, though they fit.
     """
     runner = RUNNERS.build(cfg) if "runner_type" in cfg else CheckedRunner.from_cfg(cfg)
-    runner.unused = unused
+    runner.left_out = left_out
     for note in notes:
         runner.logger.info(note)
     result = getattr(runner, task)()

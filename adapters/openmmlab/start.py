@@ -7,7 +7,8 @@ from mmengine.config import Config
 
 from adapters.openmmlab.checkpoint_hook import latest_checkpoint
 from adapters.openmmlab.config_tree import drop_pretrained
-from adapters.openmmlab.model_fit import Fit, build_model, check_partial, check_whole
+from adapters.openmmlab.model_checkpoint import check_partial, check_whole
+from adapters.openmmlab.model_fit import Fit, build_model
 from adapters.openmmlab.whole_model import read_as_mmengine, read_model, read_run
 from adapters.weights.download import locate
 
@@ -18,11 +19,11 @@ class Start:
 
     Attributes:
         notes: lines for the log.
-        unused: names of its tensors that are not to be loaded.
+        left_out: names of its tensors that are not to be loaded.
     """
 
     notes: tuple[str, ...] = ()
-    unused: frozenset[str] = frozenset()
+    left_out: frozenset[str] = frozenset()
 
 
 def choose_start(cfg: Config, resume: str | None) -> list[str]:
@@ -56,9 +57,12 @@ def existing_checkpoint(name: str) -> str:
     """Return the name of a checkpoint, which must exist unless it is a URL.
 
     Raises:
-        ValueError: it does not exist.
+        ValueError: it does not exist, or is a URL of a kind that is not fetched.
     """
-    if "://" not in name and not Path(name).expanduser().exists():
+    scheme, separator, _ = name.partition("://")
+    if separator and scheme not in ("http", "https", "file"):
+        raise ValueError(f"the checkpoint {name!r} must be a path, or a URL of http://, https:// or file://.")
+    if not separator and not Path(name).expanduser().exists():
         raise ValueError(f"there is no checkpoint {name!r} (from {Path.cwd()}).")
     return name
 
@@ -93,7 +97,7 @@ def check_start(cfg: Config, *, to_train: bool) -> Start:
     notes = [told, *_set_aside(cfg, name, fit)]
     if cfg.get("resume") and "optimizer" not in contents:
         notes.append(f"{name} holds no state of the optimiser, which starts afresh")
-    return Start(tuple(notes), frozenset({*fit.unexpected, *fit.reshaped, *fit.left_out}))
+    return Start(tuple(notes), frozenset(fit.left_out))
 
 
 def _set_aside(cfg: Config, name: str, fit: Fit | None) -> list[str]:

@@ -86,9 +86,11 @@ def read_as_mmengine(name: str, map_location: str | Callable[..., Any] = "cpu") 
         with torch.serialization.safe_globals([*get_torch_safe_globals(), *_NUMPY_TYPES]):
             return torch.load(locate(name), map_location=map_location, weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, AttributeError, TypeError) as error:
+        foreign = re.search(r"GLOBAL (\S+)", str(error))
         raise ValueError(
-            f"{name} cannot be resumed: it holds objects besides the state of a run, and only running the file would "
-            f"restore them ({first_line(error)}). Start from its weights alone with `--cfg-options load_from={name}`."
+            f"{name} is not loaded here: mmengine would run the file to restore what it holds besides tensors and the "
+            f"state of a run ({f'it names {foreign[1]}' if foreign else first_line(error)}). Its tensors "
+            "alone are read by a test, and by a training that has load_from in the place of resume and no runner_type."
         ) from error
 
 
@@ -102,10 +104,12 @@ def describe_contents(contents: Mapping[str, Any], model: nn.Module) -> str:
     state: StateDict = contents["state_dict"]
     recorded = _recorded_types(contents.get("meta"))
     if recorded:
-        return f"a {recorded[0]}" + (f" with the backbone {recorded[1]}" if recorded[1:] else "")
+        return f"a model of type {recorded[0]}" + (f" with the backbone {recorded[1]}" if recorded[1:] else "")
     parts = list(dict.fromkeys(name.partition(".")[0] for name in state))
+    if parts == ["backbone"]:
+        return "the backbone of a model, alone"
     if "backbone" in parts:
-        return f"another whole model, of the parts {some(parts, 6)}"
+        return f"a whole model of the parts {some(parts, 6)}"
     is_classifier = any(name.startswith(CLASSIFIERS) for name in state)
     kind = "a classifier" if is_classifier else "a backbone alone"
     if is_classifier or _holds_backbone(state, model):
