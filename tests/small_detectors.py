@@ -26,7 +26,7 @@ def retinanet(classes: int = 3, **backbone: Any) -> Config:
     """A RetinaNet with a backbone of ours: 72 tensors, 16 of the neck and 8 of the head."""
     head = dict(type="RetinaHead", num_classes=classes, in_channels=16, feat_channels=16, stacked_convs=1)
     model = dict(type="RetinaNet", backbone=small_backbone(**backbone), neck=small_neck(), bbox_head=head)
-    return detector_config(model)
+    return Config(dict(default_scope="mmdet", model=model))
 
 
 def two_stage(masks: bool = False, classes: int = 3) -> Config:
@@ -47,10 +47,10 @@ def two_stage(masks: bool = False, classes: int = 3) -> Config:
         train_cfg=dict(rpn=None, rpn_proposal=None, rcnn=None),
         test_cfg=dict(rpn=None, rcnn=None),
     )
-    return detector_config(model)
+    return Config(dict(default_scope="mmdet", model=model))
 
 
-def resnet_segmentor(depth: int = 18, scope: str = "mmseg") -> Config:
+def resnet_segmentor(depth: int = 18) -> Config:
     """A segmentor of mmseg's own parts, with batch norm."""
     model = dict(
         type="EncoderDecoder",
@@ -59,11 +59,7 @@ def resnet_segmentor(depth: int = 18, scope: str = "mmseg") -> Config:
             type="FCNHead", in_channels=512, channels=8, num_convs=1, num_classes=4, norm_cfg=dict(type="BN")
         ),
     )
-    return Config(dict(default_scope=scope, model=model))
-
-
-def detector_config(model: dict[str, Any]) -> Config:
-    return Config(dict(default_scope="mmdet", model=model))
+    return Config(dict(default_scope="mmseg", model=model))
 
 
 def ready(cfg: Config) -> Config:

@@ -14,7 +14,9 @@ from typing import Any
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.registry import MODELS
 from small_runs import DETECTION, REPOSITORY, SEGMENTATION, TRUNK
+from zoo import randomise
 
 import adapters
 from adapters.commands import test, train
@@ -197,3 +199,33 @@ def test_a_record_of_a_checkpoint_that_is_gone(config: Any) -> None:
     Path("run/last_checkpoint").write_text("/elsewhere/iter_2.pth")
     with pytest.raises(ValueError, match=r"last_checkpoint names /elsewhere/iter_2.pth, which does not exist"):
         train.main(["tiny.py", "--work-dir", "run", "--resume"])
+
+
+@pytest.mark.slow
+def test_a_training_starts_from_a_whole_model_offline(config: Any) -> None:
+    path = config(DETECTION)
+    state = randomise(MODELS.build(load_config(path)[0].model)).state_dict()
+    torch.save({"state_dict": state}, "whole.pth")
+    torch.save({"state_dict": {key: value for key, value in state.items() if "backbone" not in key}}, "heads.pth")
+    options = ["train_cfg.max_iters=1", "model.backbone.weights=/nowhere.pth", "optim_wrapper.optimizer.lr=0.0"]
+    options += ["optim_wrapper.optimizer.weight_decay=0.0", "model.bbox_head.num_classes=6"]
+    train.main([path, "--work-dir", "run", "--cfg-options", *options, "load_from=whole.pth"])
+    trained = torch.load("run/iter_1.pth", weights_only=False)["state_dict"]
+    assert all(torch.equal(trained[key], value) for key, value in state.items())
+    assert "pretrained weights set aside, whole.pth replaces them: /nowhere.pth" in log("run")
+    with pytest.raises(ValueError, match=r"'/nowhere\.pth' is no file"):  # the backbone's own are still needed
+        train.main([path, "--work-dir", "rest", "--cfg-options", *options, "load_from=heads.pth"])
+    assert "start from their initial or pretrained weights: backbone 72 of 72" in log("rest")
+
+
+@pytest.mark.slow
+def test_a_start_from_nothing_that_fits_is_refused(config: Any) -> None:
+    path = config(DETECTION)
+    torch.save({"state_dict": {"decode_head.conv_seg.weight": torch.ones(7, 16, 1, 1)}}, "other.pth")
+    with pytest.raises(ValueError, match=r"load_from=other\.pth is no start for this RetinaNet: 0 of the model's 96 "):
+        train.main([path, "--cfg-options", "load_from=other.pth"])
+    with pytest.raises(
+        ValueError, match=r"other\.pth cannot be resumed: it holds a model without the state of its run"
+    ):
+        train.main([path, "--resume", "other.pth"])
+    assert not Path("work_dirs").exists()
