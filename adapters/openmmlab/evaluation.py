@@ -1,4 +1,4 @@
-"""What a test may write and do besides its metrics: predictions, painted images, test-time augmentation.
+"""The options of a test besides its metrics: predictions, painted images, test-time augmentation.
 
 The options are mmdet's and mmseg's own: ``--out``, ``--show-dir`` and ``--tta`` of their test scripts.
 """
