@@ -86,9 +86,7 @@ def catch_timm_loading(
     calls: list[dict[str, Any]] = []
     catch = mock.patch.object(_builder, "load_pretrained", lambda _, **loading: calls.append(loading))
     with catch, torch.device(device):
-        model = create_timm_model(
-            model_name, pretrained=True, in_chans=in_channels, **without_output_stride(arguments)
-        )
+        model = create_timm_model(model_name, pretrained=True, in_chans=in_channels, **without_output_stride(arguments))
     assert len(calls) == 1, f"timm loaded {model_name} {len(calls)} times"
     return TimmCheckpointInfo(model, calls[0])
 
