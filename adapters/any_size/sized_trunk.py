@@ -57,6 +57,10 @@ class SizedTrunk:
     """
 
     def __init__(self, build_at_size: Callable[[Size], nn.Module], native: Size) -> None:
+        self._start(build_at_size, native)
+
+    def _start(self, build_at_size: Callable[[Size], nn.Module], native: Size) -> None:
+        """Begin without any size."""
         self._build_at_size = build_at_size
         self._native = native
         self._original: nn.Module | None = None
@@ -77,8 +81,8 @@ class SizedTrunk:
         return {"_build_at_size": self._build_at_size, "_native": self._native}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Start afresh."""
-        self.__init__(state["_build_at_size"], state["_native"])  # type: ignore[misc]
+        """Begin anew."""
+        self._start(state["_build_at_size"], state["_native"])
 
     def differs_at(self, size: Size) -> bool:
         """Tell whether timm builds another model for this size.
