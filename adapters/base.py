@@ -23,6 +23,7 @@ from adapters.preprocessing import Normalisation
 from adapters.trunk import freezing
 from adapters.trunk.build import build_trunk, check_model_name, check_trunk_arguments
 from adapters.trunk.fused_mlps import fuse_mlps
+from adapters.trunk.surgery import call_every_layer
 from adapters.weights.formats import Format
 from adapters.weights.load import load_weights
 from adapters.weights.report import Row
@@ -105,6 +106,7 @@ class BackboneAdapter(nn.Module):
         pyramid_maps = None if pyramid is None else count_wanted_maps(pyramid)
         self.out_indices = choose_indices(out_indices, self.stage_levels, pyramid_maps, model_name)
         self.adapt_trunk()
+        call_every_layer(self.trunk)
         fuse_mlps(self.trunk)
         #: Keys of timm's full model that this one has no use for; a checkpoint may hold them.
         self.pruned_keys = full_keys - frozenset(self.trunk.state_dict())

@@ -6,12 +6,11 @@ from typing import Any
 
 import timm
 import torch
-from torch import nn
 
 from adapters.base import BackboneAdapter
 from adapters.describe.counting import Count, count
 from adapters.factory import TimmAdapter
-from adapters.levels import Level
+from adapters.levels import Level, is_token_model
 from adapters.preprocessing import Normalisation
 from adapters.trunk.build import build_without_data
 
@@ -98,7 +97,7 @@ def config_lines(adapter: BackboneAdapter, options: Mapping[str, Any]) -> str:
     """
     backbone = dict(type="TimmAdapter", model_name=adapter.model_name, **options)
     levels: Sequence[Level] = adapter.levels
-    if len({level.stride for level in levels}) == 1 and adapter.pyramid is None:
+    if is_token_model(adapter.stage_levels) and adapter.pyramid is None:
         backbone.update(pyramid=PYRAMID)
         with torch.device("meta"):
             levels = _with_pyramid(adapter, options)
@@ -130,9 +129,3 @@ def _format_dict(value: Any) -> str:
     if isinstance(value, Mapping):
         return f"dict({', '.join(f'{key}={_format_dict(inner)}' for key, inner in value.items())})"
     return repr(value)
-
-
-def unused_parameters(adapter: BackboneAdapter) -> int:
-    """Count parameters of timm's model that the adapter has removed: the classifier, a final norm, pruned stages."""
-    full: nn.Module = build_without_data(lambda: timm.create_model(adapter.model_name, **adapter.trunk_arguments))
-    return sum(parameter.numel() for name, parameter in full.named_parameters() if name in adapter.pruned_keys)

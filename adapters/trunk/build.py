@@ -1,6 +1,7 @@
 """Building the wrapped timm model: names, the arguments that adapters own, and what timm has to offer."""
 
 import difflib
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -8,6 +9,9 @@ import timm
 import torch
 from timm.models import list_models, model_entrypoint
 from torch import nn
+
+from adapters.trunk.dilation import OUTPUT_STRIDE, build_dilated
+from adapters.trunk.norm_acts import keep_activations
 
 T = TypeVar("T")
 
@@ -21,7 +25,6 @@ OWNED_ARGUMENTS: dict[str, str] = {
     "checkpoint_path": "weights='path/to/checkpoint'",
     "features_only": "nothing: an adapter always returns feature maps",
     "out_indices": "out_indices=... of the adapter",
-    "output_stride": "nothing: an adapter's levels are those of the model as it was trained",
     "num_classes": "nothing: the classifier is removed",
     "global_pool": "nothing: the classifier is removed",
     "img_size": "nothing: every size is accepted at each call",
@@ -96,12 +99,20 @@ def build_trunk(
         ValueError: timm refuses an argument or a value; its reason is passed on.
     """
     # Named even when it is zero: some models have another default.
-    arguments = dict(trunk, in_chans=in_channels, drop_path_rate=drop_path_rate, **sizing)
+    arguments = dict(trunk, in_chans=in_channels, drop_path_rate=drop_path_rate)
+    create = functools.partial(_create, model_name, sizing)
+    model = build_dilated(create, model_name, arguments) if OUTPUT_STRIDE in trunk else create(arguments)
+    keep_activations(model)
+    return model
+
+
+def _create(model_name: str, sizing: Mapping[str, Any], own_arguments: Mapping[str, Any]) -> nn.Module:
+    arguments = {**own_arguments, **sizing}
     try:
         try:
             return timm.create_model(model_name, pretrained=False, **arguments)
         except TypeError as error:
-            if drop_path_rate or "'drop_path_rate'" not in str(error):
+            if arguments["drop_path_rate"] or "'drop_path_rate'" not in str(error):
                 raise
             del arguments["drop_path_rate"]
             return timm.create_model(model_name, pretrained=False, **arguments)

@@ -11,6 +11,7 @@ from adapters.factory import TimmAdapter
 from adapters.levels import Level, format_levels, is_token_model
 from adapters.openmmlab.config_tree import WRAPPERS, Node, drop_pretrained, find_owner, type_name
 from adapters.openmmlab.fit.consumers import ChannelSetting, find_channel_settings, list_necks
+from adapters.openmmlab.fit.dilation import follow_dilation
 from adapters.openmmlab.fit.habits import carry_over
 from adapters.openmmlab.fit.images import follow_weights
 from adapters.openmmlab.fit.original import Original, probe_original
@@ -59,6 +60,8 @@ def fit_backbone(cfg: Any, model_name: str, overrides: Mapping[str, Any] = {}, *
     lines = _decide_weights(options, model_name, cfg.model, owner, key)
     if original.in_channels != 3:
         options.setdefault("in_channels", original.in_channels)
+    adapter, changes = follow_dilation(adapter, options, original, f"{place}.{key}")
+    lines += changes
 
     asked = not {"out_indices", "pyramid"}.isdisjoint(adapter_options)
     expected = original.levels
