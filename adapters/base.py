@@ -41,7 +41,8 @@ class BackboneAdapter(nn.Module):
     A family overrides some of the hooks that the module lists; everything else is the same for all.
 
     Args:
-        model_name: a timm model name, with or without a weights tag (``'twins_svt_small.in1k'``).
+        model_name: a timm model name, with or without a weights tag (``'twins_svt_small.in1k'``), or that of a hosted
+            model, ``'local-dir:FOLDER'`` or ``'hf-hub:OWNER/NAME'``.
         out_indices: stages of a pyramid model, blocks of a token model; negative ones count from the end. Default:
             all stages (where there are more than four, those of strides 4 to 32, or else the last four), or four evenly
             spaced blocks.
@@ -97,7 +98,7 @@ class BackboneAdapter(nn.Module):
         self.norm_eval = norm_eval
         self.with_cp = with_cp
         self.keep_head = keep_head
-        self.weights = resolve_source(weights, init_cfg)
+        self.weights = resolve_source(weights, init_cfg, model_name)
         self.trunk_arguments = dict(trunk or {})
 
         self.trunk = self.build_trunk(drop_path_rate)

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import timm
 import torch
 
 from adapters.base import BackboneAdapter
@@ -13,6 +12,7 @@ from adapters.factory import TimmAdapter
 from adapters.levels import Level, is_token_model
 from adapters.preprocessing import Normalisation
 from adapters.trunk.build import build_without_data
+from adapters.trunk.hosted_models import create_timm_model, has_weights
 
 #: The pyramid that the lines for a config give to a model of one stride.
 PYRAMID = {"type": "SimpleFeaturePyramid", "out_channels": 256}
@@ -82,7 +82,7 @@ def native_size(adapter: BackboneAdapter) -> tuple[int, int]:
 
 def count_classifier(model_name: str, size: tuple[int, int]) -> Count | None:
     """Count timm's own model, with its classifier, on one image; None where it needs values to run."""
-    model = build_without_data(lambda: timm.create_model(model_name)).eval()
+    model = build_without_data(lambda: create_timm_model(model_name)).eval()
     try:
         return count(model, size, model)
     except (NotImplementedError, RuntimeError):
@@ -103,7 +103,7 @@ def config_lines(adapter: BackboneAdapter, options: Mapping[str, Any]) -> str:
             levels = _with_pyramid(adapter, options)
     else:
         backbone.setdefault("out_indices", adapter.out_indices)
-    weights = "timm" if timm.models.is_model_pretrained(adapter.model_name) else None
+    weights = "timm" if has_weights(adapter.model_name) else None
     backbone.setdefault("weights", weights)
     fed = adapter.preprocessing
     mean, std = ([round(value, 3) for value in values] for values in (fed.mean, fed.std))

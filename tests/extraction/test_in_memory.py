@@ -70,7 +70,7 @@ def fed(backbone: adapters.BackboneAdapter, pixels: torch.Tensor) -> tuple[torch
         CHANNELS_FIRST / 255,
         (CHANNELS_FIRST / 255).double().requires_grad_(),
     ],
-    ids=lambda image: f"{type(image).__name__} {getattr(image, 'dtype', image)}",
+    ids=lambda image: f"{type(image).__name__} {getattr(image, 'dtype', '')}",
 )
 def test_images_in_memory(backbone: adapters.BackboneAdapter, image: Any) -> None:
     """To fp32's precision, without a way through bytes."""

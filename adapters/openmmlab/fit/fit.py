@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import timm
 from mmengine.config import ConfigDict
 
 from adapters.base import BackboneAdapter
@@ -18,6 +17,7 @@ from adapters.openmmlab.fit.original import Original, probe_original
 from adapters.openmmlab.fit.plan import Plan, plan_as_asked, plan_levels
 from adapters.openmmlab.fit.rewrite import bypass_rescaling_neck, write_levels
 from adapters.trunk.build import build_without_data
+from adapters.trunk.hosted_models import has_weights
 
 #: Optimiser constructors of mmdet and mmseg that number the layers of certain backbones.
 LAYER_DECAYS = ("LearningRateDecayOptimizerConstructor", "LayerDecayOptimizerConstructor")
@@ -127,7 +127,7 @@ def _decide_weights(options: dict[str, Any], model_name: str, model: Node, owner
             node["pretrained"] = None
     lines = [f"weights of the former backbone set aside: {source}" for source in dict.fromkeys(dropped)]
     if "weights" not in options and "init_cfg" not in options:
-        available = timm.models.is_model_pretrained(model_name)
+        available = has_weights(model_name)
         options["weights"] = "timm" if dropped and available else None
         if dropped and not available:
             lines.append(f"timm has no pretrained weights for {model_name}: it starts from scratch")
