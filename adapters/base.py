@@ -1,31 +1,22 @@
 """The base of all adapters: it builds timm's model, and pads, runs and crops every image in one place.
 
-Hooks, which a family may override, in the order in which ``__init__`` calls them:
+A family overrides some of these hooks, called in this order:
 
-1. ``build_trunk``: builds timm's model.
-2. ``read_stage_levels``: channels and strides of its stages or blocks, before anything is removed.
-3. ``adapt_trunk``: removes what the maps do not need, and frees the rest from its image size.
-4. ``part_names``: groups the parameters by stage, for frozen stages; only called where some are frozen.
-
-In every pass:
-5. ``pad_multiple``, ``pad_margins``: the padding of an image.
-6. ``forward_trunk``: the maps of the padded image, and with ``keep_head`` the final features.
-
-When weights are loaded:
-7. ``own_parts``: the tensors that the adapter may add to timm's model.
-8. ``after_load``: notes for the report.
+- when it is built: ``build_trunk``, ``read_stage_levels``, ``adapt_trunk``, and ``part_names`` where stages are frozen;
+- for each image: ``pad_multiple``, ``pad_margins``, ``forward_trunk``;
+- when weights are loaded: ``own_parts``, ``after_load``.
 
 A family that has arguments of its own sets them before ``super().__init__()``, since the hooks read them.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, TypedDict
+from typing import Any, ClassVar
 
 import torch
 import torch.utils.checkpoint
 from torch import Tensor, nn
 
-from adapters.levels import Level, default_indices, is_token_model, resolve_indices
+from adapters.levels import Level, choose_indices
 from adapters.necks.build import build_pyramid, count_wanted_maps
 from adapters.padding import crop_to_stride, pad_to_multiple
 from adapters.trunk import freezing
@@ -40,23 +31,6 @@ from adapters.weights.target import OwnPart
 #: Maps of the requested stages, ``(B, C_i, h_i, w_i)`` each, and with ``keep_head`` the features that timm's own
 #: ``forward_head`` takes, else None.
 TrunkOutput = tuple[Sequence[Tensor], Tensor | None]
-
-
-class AdapterOptions(TypedDict, total=False):
-    """The keyword arguments that every adapter takes, besides the model's name."""
-
-    out_indices: Sequence[int] | None
-    weights: str | None
-    pyramid: Mapping[str, Any] | None
-    in_channels: int
-    out_norm: bool
-    drop_path_rate: float
-    frozen_stages: int
-    norm_eval: bool
-    with_cp: bool
-    trunk: Mapping[str, Any] | None
-    init_cfg: Mapping[str, Any] | None
-    keep_head: bool
 
 
 class BackboneAdapter(nn.Module):
@@ -127,7 +101,8 @@ class BackboneAdapter(nn.Module):
         self.trunk = self.build_trunk(drop_path_rate)
         full_keys = frozenset(self.trunk.state_dict())
         self.stage_levels = self.read_stage_levels()
-        self.out_indices = self._choose_indices(out_indices, pyramid)
+        pyramid_maps = None if pyramid is None else count_wanted_maps(pyramid)
+        self.out_indices = choose_indices(out_indices, self.stage_levels, pyramid_maps, model_name)
         self.adapt_trunk()
         fuse_mlps(self.trunk)
         #: Keys of timm's full model that this one has no use for; a checkpoint may hold them.
@@ -193,11 +168,7 @@ class BackboneAdapter(nn.Module):
         return (OwnPart("pyramid.", "start at random", unused),)
 
     def after_load(self, checkpoint_format: Format) -> list[Row]:  # noqa: ARG002
-        """Return notes for the report of a load, about settings that deserve a look.
-
-        Args:
-            checkpoint_format: the key format of the checkpoint, which tells the project that it comes from.
-        """
+        """Return notes for the report of a load: settings to look at with a checkpoint whose keys have this format."""
         return []
 
     # What is the same for all.
@@ -257,14 +228,15 @@ class BackboneAdapter(nn.Module):
 
     def forward_intermediates(self, trunk: Any, image: Tensor) -> TrunkOutput:
         """Run a trunk by timm's method, ``(B, C, H, W)`` -> what :meth:`forward_trunk` returns."""
-        indices = list(self.out_indices)
-        if self.keep_head:
-            final, maps = trunk.forward_intermediates(image, indices=indices, norm=self.out_norm)
-            return maps, final
-        maps = trunk.forward_intermediates(
-            image, indices=indices, norm=self.out_norm, stop_early=True, intermediates_only=True
+        only_maps = not self.keep_head
+        result = trunk.forward_intermediates(
+            image,
+            indices=list(self.out_indices),
+            norm=self.out_norm,
+            stop_early=only_maps,
+            intermediates_only=only_maps,
         )
-        return maps, None
+        return (result, None) if only_maps else (result[1], result[0])
 
     def run_block(self, block: nn.Module, *arguments: Any) -> Tensor:
         """Run a block on tokens ``(B, N, C)`` or a map and what else it takes, recomputed in backward if asked for."""
@@ -295,9 +267,3 @@ class BackboneAdapter(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.model_name!r}, out_indices={self.out_indices}, levels={self.levels}"
-
-    def _choose_indices(self, out_indices: Sequence[int] | None, pyramid: Mapping[str, Any] | None) -> tuple[int, ...]:
-        if out_indices is None:
-            return default_indices(self.stage_levels, None if pyramid is None else count_wanted_maps(pyramid))
-        count, kind = len(self.stage_levels), "blocks" if is_token_model(self.stage_levels) else "stages"
-        return resolve_indices(out_indices, count, f"{self.model_name} has {count} {kind}")

@@ -76,6 +76,26 @@ def spread_blocks(count: int, depth: int) -> tuple[int, ...]:
     return tuple(sorted({max(depth * (place + 1) // count - 1, 0) for place in range(count)}))
 
 
+def choose_indices(
+    out_indices: Sequence[int] | None, stage_levels: Sequence[Level], pyramid_maps: int | None, model_name: str
+) -> tuple[int, ...]:
+    """Resolve the stages or blocks that an adapter is asked for, or choose them where its user names none.
+
+    Args:
+        out_indices: as the user gives them.
+        stage_levels: the level of each stage or block of the model.
+        pyramid_maps: the number of maps that the pyramid after them takes; None without one.
+        model_name: the backbone, for messages.
+
+    Raises:
+        ValueError: as :func:`resolve_indices`.
+    """
+    if out_indices is None:
+        return default_indices(stage_levels, pyramid_maps)
+    count, kind = len(stage_levels), "blocks" if is_token_model(stage_levels) else "stages"
+    return resolve_indices(out_indices, count, f"{model_name} has {count} {kind}")
+
+
 def default_indices(stage_levels: Sequence[Level], pyramid_maps: int | None) -> tuple[int, ...]:
     """Choose the stages or blocks that an adapter gives where its user names none.
 

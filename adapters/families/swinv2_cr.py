@@ -8,7 +8,6 @@ from timm.models.swin_transformer_v2_cr import SwinTransformerV2CrBlock, WindowM
 from torch import Tensor
 
 from adapters.base import BackboneAdapter
-from adapters.kernels.linear import linear
 from adapters.kernels.packed_attention import attend_packed
 from adapters.registry import register_model
 from adapters.trunk.memo import Memo
@@ -39,7 +38,7 @@ class WindowAttention(WindowMultiHeadAttention):
     def _project_qkv(self, tokens: Tensor) -> Tensor:
         """Project ``(n, L, C)`` to ``(n, L, 3, heads, C / heads)``: queries and keys of unit length, queries scaled."""
         head_dim = tokens.shape[-1] // self.num_heads
-        qkv = linear(self.qkv, tokens).unflatten(-1, (3, self.num_heads, head_dim))
+        qkv = self.qkv(tokens).unflatten(-1, (3, self.num_heads, head_dim))
         # 1e-12 is the eps of torch's normalize, which timm calls.
         length = torch.linalg.vector_norm(qkv[:, :, :2], dim=-1, keepdim=True).clamp_min(1e-12)
         scale = self.logit_scale.clamp(max=math.log(1.0 / 0.01)).exp()
@@ -104,7 +103,7 @@ class AnySizeBlock(SwinTransformerV2CrBlock):
         )
         attn = cast(WindowAttention, self.attn)
         tokens = attn.attend(x.reshape(-1, x.shape[-1]), x.shape[0], rows, columns)
-        return attn.proj_drop(linear(attn.proj, tokens)).view(x.shape)
+        return attn.proj_drop(attn.proj(tokens)).view(x.shape)
 
 
 def window_axis(size: int, full_window: int, shifted: bool) -> Axis:

@@ -5,10 +5,10 @@ from timm.models.twins import GlobalSubSampleAttn, LocallyGroupedAttn, PosConv
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
-from adapters.base import AdapterOptions, BackboneAdapter, TrunkOutput
-from adapters.kernels.linear import linear
+from adapters.base import BackboneAdapter, TrunkOutput
 from adapters.kernels.long_attention import attend
 from adapters.kernels.packed_attention import attend_packed
+from adapters.options import AdapterOptions
 from adapters.registry import register_model
 from adapters.trunk.surgery import graft
 from adapters.weights.formats import Format
@@ -37,11 +37,11 @@ class WindowAttention(LocallyGroupedAttn):
         joined = attend_in_windows(
             x.reshape(-1, channels), batch, rows, columns, self._project_qkv, self._attend_qkv, wrapped_score
         )
-        return self.proj_drop(linear(self.proj, joined)).view(batch, tokens, channels)
+        return self.proj_drop(self.proj(joined)).view(batch, tokens, channels)
 
     def _project_qkv(self, tokens: Tensor) -> Tensor:
         """Project ``(windows, L, C)`` to ``(windows, L, 3, heads, C / heads)``."""
-        return linear(self.qkv, tokens).unflatten(-1, (3, self.num_heads, tokens.shape[-1] // self.num_heads))
+        return self.qkv(tokens).unflatten(-1, (3, self.num_heads, tokens.shape[-1] // self.num_heads))
 
     def _attend_qkv(self, qkv: Tensor, mask: Tensor | None) -> Tensor:
         """Attend within each window, ``(windows, L, 3, heads, C / heads)`` -> ``(windows, L, C)``."""
@@ -55,15 +55,15 @@ class SubsampledAttention(GlobalSubSampleAttn):
         """Attend the subsampled ``H x W`` grid, ``(B, H * W, C)`` -> the same shape."""
         batch, tokens, channels = x.shape
         head_dim = channels // self.num_heads
-        query = linear(self.q, x).view(batch, tokens, self.num_heads, head_dim).transpose(1, 2)
+        query = self.q(x).view(batch, tokens, self.num_heads, head_dim).transpose(1, 2)
         if self.sr is not None:
             x = self.sr(as_map(x, size)).flatten(2).transpose(1, 2)
             x = self.norm(x)
         # One copy of the few keys and values: the fused kernel passes over them for every few hundred queries.
-        kv = linear(self.kv, x).view(batch, -1, 2, self.num_heads, head_dim).permute(2, 0, 3, 1, 4).contiguous()
+        kv = self.kv(x).view(batch, -1, 2, self.num_heads, head_dim).permute(2, 0, 3, 1, 4).contiguous()
         key, value = kv.unbind(0)
         x = attend(query, key, value, dropout_p=self.attn_drop.p if self.training else 0.0)
-        return self.proj_drop(linear(self.proj, x.transpose(1, 2).reshape(batch, tokens, channels)))
+        return self.proj_drop(self.proj(x.transpose(1, 2).reshape(batch, tokens, channels)))
 
 
 class PositionConv(PosConv):

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
-from adapters.base import AdapterOptions, BackboneAdapter, TrunkOutput
+from adapters.base import BackboneAdapter, TrunkOutput
 from adapters.kernels.long_attention import redirect_attention
 from adapters.levels import resolve_indices, spread_blocks
+from adapters.options import AdapterOptions
 from adapters.registry import register_model
 from adapters.trunk.rotary_tables import keep_tables
 from adapters.trunk.surgery import forget_size

@@ -2,18 +2,22 @@
 
 oneDNN computes GELU together with the product before it. The hidden result of a detector's first stage has 50 to
 100 MB, which would go to memory and back between the two layers; it is made a chunk of tokens at a time, small enough
-for the caches.
+for the caches. Everywhere else (gradients, other devices and dtypes, tracing, a layer that someone has changed) the
+layers are called as the modules that they are.
 """
 
+from typing import Any
+
+import torch
 from timm.layers import GELU, GELUTanh, Mlp
 from torch import Tensor, nn
 
-from adapters.kernels.cpu import is_untouched
-from adapters.kernels.linear import cast_weights, onednn_linear, product_dtype
+from adapters.kernels.cpu import BF16_IS_FAST, HAS_ONEDNN, is_eager_cpu_inference, is_untouched
 
 #: Bytes of the hidden result of a chunk. Larger ones leave the caches, smaller ones repeat fixed costs.
 CHUNK_BYTES = 8 * 2**20
 _GELUS = {nn.GELU, GELU, GELUTanh}
+_DTYPES = (torch.float32, torch.bfloat16) if BF16_IS_FAST else (torch.float32,)
 
 
 class FusedMlp(Mlp):
@@ -60,3 +64,47 @@ def chunk_length(tokens: int, bytes_per_token: int) -> int:
 def takes_fused_form(module: nn.Module) -> bool:
     """Tell whether a module is a perceptron of timm's that :class:`FusedMlp` can stand for."""
     return type(module) is Mlp and type(module.norm) is nn.Identity
+
+
+def product_dtype(x: Tensor, *layers: Any) -> torch.dtype | None:
+    """Choose the dtype in which oneDNN multiplies: the tensors' own, or autocast's.
+
+    Args:
+        x: the input, ``(..., in_features)``.
+        layers: the linear layers that are to be applied.
+
+    Returns:
+        None where the layers have to be called as modules.
+    """
+    if not HAS_ONEDNN or not is_eager_cpu_inference(x) or x.numel() == 0:
+        return None
+    if not all(is_untouched(layer, nn.Linear) for layer in layers):
+        return None
+    dtypes = {x.dtype, *(layer.weight.dtype for layer in layers)}
+    if torch.is_autocast_enabled("cpu") and torch.float64 not in dtypes:  # autocast leaves doubles alone
+        dtypes = {torch.get_autocast_dtype("cpu")}
+    dtype = dtypes.pop()
+    return dtype if not dtypes and dtype in _DTYPES else None
+
+
+def cast_weights(layer: Any, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
+    """Return a layer's weight ``(O, I)`` and bias ``(O,)`` in another dtype."""
+    return layer.weight.to(dtype), None if layer.bias is None else layer.bias.to(dtype)
+
+
+def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None, gelu: str | None = None) -> Tensor:
+    """Compute ``x @ weight.T + bias``, and GELU of it if asked, without recording a gradient.
+
+    Args:
+        x: ``(..., I)``.
+        weight: ``(O, I)``.
+        bias: ``(O,)`` or None.
+        gelu: ``'none'`` for the exact GELU, ``'tanh'`` for its approximation, None for neither.
+
+    Returns:
+        ``(..., O)``.
+    """
+    run: Any = torch.ops.mkldnn._linear_pointwise
+    if gelu is None:
+        return run(x, weight, bias, "none", [], "")
+    return run(x, weight, bias, "gelu", [], gelu)

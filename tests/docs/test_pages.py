@@ -20,6 +20,7 @@ from mmseg.utils import register_all_modules as register_mmseg
 
 import adapters
 from adapters.openmmlab.fit import check_fit
+from adapters.options import AdapterOptions
 
 #: Into which the few lines of a page go: they are for any config with an FPN.
 ANY_CONFIG = "mmdet::retinanet/retinanet_r50_fpn_1x_coco.py"
@@ -135,7 +136,7 @@ def test_the_readme_is_short_and_names_every_page() -> None:
 
 def test_every_option_of_an_adapter_is_explained() -> None:
     page = (REPOSITORY / "docs/configs.md").read_text()
-    options = set(adapters.base.AdapterOptions.__annotations__) - {"init_cfg"}
+    options = set(AdapterOptions.__annotations__) - {"init_cfg"}
     for family in (adapters.TwinsAdapter, adapters.VisionTransformerAdapter):
         options |= set(family.__init__.__annotations__) - {"options", "return"}
     assert {option for option in options if f"| `{option}` |" not in page} == set()

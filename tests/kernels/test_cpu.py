@@ -11,25 +11,23 @@ from torch.nn.utils import parametrizations, parametrize, prune
 from zoo import ZOO, Spec, image, randomise
 
 from adapters.kernels.cpu import is_untouched
-from adapters.kernels.linear import linear
 from adapters.trunk.fused_mlps import fuse_mlps
 
 each_spec = pytest.mark.parametrize("spec", ZOO, ids=str)
 
 
 class Model(nn.Module):
-    """An MLP and a linear layer, through the kernels or as torch and timm have them."""
+    """An MLP and a linear layer; the MLP through the kernel or as timm has it."""
 
     def __init__(self, use_kernels: bool) -> None:
         super().__init__()
-        self.mlp, self.last, self.use_kernels = Mlp(6, 10, 5), nn.Linear(5, 4), use_kernels
+        self.mlp, self.last = Mlp(6, 10, 5), nn.Linear(5, 4)
         randomise(self).eval()
         if use_kernels:
             fuse_mlps(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.mlp(x)
-        return linear(self.last, x) if self.use_kernels else self.last(x)
+        return self.last(self.mlp(x))
 
 
 def make() -> tuple[Model, Model]:
@@ -120,7 +118,7 @@ CHANGES = (wrap, subclass, hook, pre_hook, parametrise, weight_norm, prune_half,
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", ["mlp.fc1", "mlp.fc2", "last"])
+@pytest.mark.parametrize("name", ["mlp.fc1", "mlp.fc2"])
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
 def test_what_is_put_on_a_layer_takes_effect(change: Callable[[Model, str], None], name: str) -> None:
     x = torch.randn(3, 6, generator=torch.Generator().manual_seed(0))
@@ -173,7 +171,7 @@ def test_a_hook_on_each_linear_layer_is_called_as_without_kernels(spec: Spec, mo
     adapter = spec.build()
     x = image(40, 56)
     expected = adapter(x)
-    monkeypatch.setattr("adapters.kernels.linear.HAS_ONEDNN", False)
+    monkeypatch.setattr("adapters.kernels.mlp.HAS_ONEDNN", False)
     for one, other in zip(adapter(x), expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
     called: list[str] = []

@@ -6,7 +6,8 @@ import pytest
 import torch
 from timm.layers import GELU, GELUTanh, Mlp
 from torch import Tensor, nn
-from zoo import randomise
+from torch.utils.flop_counter import FlopCounterMode
+from zoo import ZOO, image, randomise
 
 from adapters.kernels import mlp as module
 from adapters.kernels.cpu import BF16_IS_FAST
@@ -69,6 +70,41 @@ def test_gradients_are_torchs() -> None:
         gradients.append([x.grad, *(parameter.grad for parameter in mlp.parameters())])
     for one, other in zip(*gradients, strict=True):
         assert torch.equal(one, other)
+
+
+@torch.no_grad()
+def test_bfloat16_is_multiplied_where_the_cpu_has_units_for_it() -> None:
+    (reference, fused), x = make(), torch.randn(2, 3, 6, generator=torch.Generator().manual_seed(0))
+    reference.bfloat16(), fused.bfloat16()
+    assert fused_calls(fused, x.bfloat16()) == 2 * BF16_IS_FAST
+    torch.testing.assert_close(fused(x.bfloat16()), reference(x.bfloat16()), rtol=2e-2, atol=5e-3)
+
+
+@torch.no_grad()
+def test_other_passes_are_torchs() -> None:
+    (reference, fused), x = make(), torch.randn(2, 6, generator=torch.Generator().manual_seed(0))
+    across = torch.randn(6, 8, generator=torch.Generator().manual_seed(0)).t()
+    torch.testing.assert_close(fused(across), reference(across), rtol=1e-5, atol=1e-6)
+    assert fused(torch.zeros(0, 6)).shape == (0, 5)
+    assert fused_calls(make()[1].double(), x.double()) == 0
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert fused_calls(make()[1].double(), x.double()) == 0  # which autocast leaves alone
+    with torch.autocast("cpu", dtype=torch.float16):
+        assert fused_calls(fused, x) == 0
+    with FlopCounterMode(display=False) as counter:
+        fused(x)
+    assert counter.get_total_flops() == 2 * 2 * (6 * 10 + 10 * 5)
+    torch.testing.assert_close(torch.func.vmap(fused)(x), reference(x))
+    torch.testing.assert_close(torch.compile(fused, backend="eager")(x), reference(x))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["twins_svt", "swinv2_cr", "vit_rope_reg", "convit", "swin"])
+def test_adapters_use_it(name: str) -> None:
+    adapter = next(spec for spec in ZOO if spec.name == name).build()
+    with mock.patch.object(module, "onednn_linear", wraps=module.onednn_linear) as run:
+        adapter(image(64, 64))
+    assert run.call_count > 4
 
 
 @torch.no_grad()

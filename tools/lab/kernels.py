@@ -20,7 +20,7 @@ from tqdm import tqdm
 from adapters import BackboneAdapter, TimmAdapter
 from adapters.describe.tables import markdown_table
 from adapters.files import write_text
-from adapters.kernels import cpu, linear, long_attention, mlp, packed_attention
+from adapters.kernels import cpu, long_attention, mlp, packed_attention
 
 MODELS = ("twins_svt_small", "twins_pcpvt_small", "swinv2_cr_tiny_ns_224", "vit_small_patch16_224", "convit_tiny")
 SIZES = {"forward": (800, 1344), "train": (512, 512)}
@@ -28,7 +28,6 @@ DTYPES = {"fp32": None, "bf16": torch.bfloat16}
 
 #: The kernels by name: the module's attribute to replace, and the value that switches the kernel off.
 KERNELS: dict[str, tuple[Any, str, object]] = {
-    "linear layers": (linear, "product_dtype", lambda _x, *_layers: None),
     "MLP": (mlp, "product_dtype", lambda _x, *_layers: None),
     "chunks of the MLP": (mlp, "chunk_length", lambda tokens, _bytes: tokens),
     "windows unfused": (packed_attention, "_is_better_unfused", lambda _qkv: False),
@@ -36,7 +35,6 @@ KERNELS: dict[str, tuple[Any, str, object]] = {
 }
 #: Kernels that cannot take part in a pass, by dtype and mode.
 INERT = {
-    "linear layers": {("fp32", "train"), ("bf16", "train")},
     "MLP": {("fp32", "train"), ("bf16", "train")},
     "chunks of the MLP": {("fp32", "train"), ("bf16", "train")},
     "windows unfused": {("fp32", "forward"), ("fp32", "train")},
@@ -116,8 +114,6 @@ def measure_model(model: str, dtype: str, mode: str, size: tuple[int, int], repe
 def takes_part(kernel: str, model: str, mode: str) -> bool:
     """Tell whether this CPU and this model have use for a kernel."""
     has_windows = model.startswith(("twins_svt", "swinv2_cr"))
-    if kernel == "linear layers":
-        return model.startswith(("twins", "swinv2_cr"))
     if kernel == "windows unfused":
         return has_windows and (mode == "train" or cpu.FUSED_BF16_ATTENTION_IS_SLOW)
     if kernel == "long attention":
