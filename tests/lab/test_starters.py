@@ -31,6 +31,7 @@ def test_all_tools_have_starters() -> None:
         "list_recipes",
         "make_shapes",
         "measure_coverage",
+        "measure_deformable",
         "measure_kernels",
         "published_counts",
         "sweep",
