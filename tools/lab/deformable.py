@@ -44,7 +44,7 @@ Sides = tuple[int, int]
 
 
 def make_inputs(case: Case, size: Sides) -> tuple[list[Sides], list[Tensor]]:
-    """Draw the sizes of the maps, values ``(1, N, heads, d)``, locations ``(1, Q, heads, levels, 4, 2)`` and weights."""
+    """Draw the sizes of the maps, values ``(1, N, heads, d)``, locations ``(1, Q, heads, levels, 4, 2)``, weights."""
     generator = torch.Generator().manual_seed(0)
     grids = {
         stride: (math.ceil(size[0] / stride), math.ceil(size[1] / stride)) for stride in (*case.queries, *case.maps)
