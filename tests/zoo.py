@@ -132,6 +132,20 @@ ZOO: tuple[Spec, ...] = (
         compares=False,
     ),
     Spec(
+        "convit_concat_prior",
+        "convit_tiny",
+        adapters.ConViTAdapter,
+        {"trunk": CONVIT, "pyramid": {"type": "SpatialPrior", "mode": "concat", "stem_channels": 4}},
+        compares=False,
+    ),
+    Spec(
+        "dinov2_extract_prior",
+        "vit_small_patch14_reg4_dinov2",
+        adapters.VisionTransformerAdapter,
+        {**_tokens(), "pyramid": {"type": "SpatialPrior", "mode": "extract", "stem_channels": 4, "num_heads": 4}},
+        compares=False,
+    ),
+    Spec(
         "resnet", "resnet18", adapters.GenericAdapter, {"trunk": {"layers": [1, 1, 1, 1], "channels": (16, 32, 48, 64)}}
     ),
     Spec(

@@ -14,6 +14,8 @@ COMPILED: dict[str, dict[str, Any]] = {
     "vit_rope_reg": {},
     "convit": {},
     "convit_pyramid": {},
+    "convit_concat_prior": {},
+    "dinov2_extract_prior": {},
     "resnet": {},
 }
 #: Of whole patches, and not.

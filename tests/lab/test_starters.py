@@ -28,6 +28,7 @@ def test_all_tools_have_starters() -> None:
         "benchmark_extraction",
         "check_priors",
         "demo",
+        "learn_small_objects",
         "learning_check",
         "list_recipes",
         "make_shapes",

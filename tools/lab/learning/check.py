@@ -68,17 +68,33 @@ def make_config(case: Case, budget: Budget, data_root: Path) -> Config:
 
 
 def run_case(case: Case, budget: Budget, out: Path, data_root: Path) -> Result:
-    """Train a case from nothing in a fresh process; return what it reached, its size and its time.
+    """Train a case from nothing; return what it reached, its size and its time.
 
     Raises:
         ValueError: the training failed; the end of its output is in the message.
     """
-    work_dir = out / case.name.replace(" ", "_")
+    start = time.monotonic()
+    records = train(make_config(case, budget, data_root), out / case.name.replace(" ", "_"))
+    losses = [record["loss"] for record in records if "loss" in record]
+    (score,) = [record[METRIC] / 100 for record in records if METRIC in record]
+    return {
+        "mIoU": round(score, 4),
+        "loss": losses[-1],
+        "parameters": count_backbone(case.backbone),
+        "seconds": round(time.monotonic() - start),
+    }
+
+
+def train(cfg: Config, work_dir: Path) -> list[dict[str, Any]]:
+    """Train a config from nothing in a fresh process; return the records of its log.
+
+    Raises:
+        ValueError: the training failed; the end of its output is in the message.
+    """
     shutil.rmtree(work_dir, ignore_errors=True)
     work_dir.mkdir(parents=True)
     path = work_dir / "config.py"
-    make_config(case, budget, data_root).dump(path)
-    start = time.monotonic()
+    cfg.dump(path)
     environment = dict(os.environ, OMP_WAIT_POLICY="PASSIVE")
     run = subprocess.run(
         [sys.executable, str(TRAIN), str(path), "--work-dir", str(work_dir)],
@@ -89,17 +105,9 @@ def run_case(case: Case, budget: Budget, out: Path, data_root: Path) -> Result:
         check=False,
     )
     if run.returncode != 0:
-        raise ValueError(f"training {case.name!r} failed in {work_dir}:\n{(run.stderr or run.stdout)[-2000:]}")
+        raise ValueError(f"training failed in {work_dir}:\n{(run.stderr or run.stdout)[-2000:]}")
     (log,) = work_dir.glob("*/vis_data/scalars.json")
-    records = [json.loads(line) for line in log.read_text().splitlines()]
-    losses = [record["loss"] for record in records if "loss" in record]
-    (score,) = [record[METRIC] / 100 for record in records if METRIC in record]
-    return {
-        "mIoU": round(score, 4),
-        "loss": losses[-1],
-        "parameters": count_backbone(case.backbone),
-        "seconds": round(time.monotonic() - start),
-    }
+    return [json.loads(line) for line in log.read_text().splitlines()]
 
 
 def count_backbone(backbone: Mapping[str, Any]) -> int:
