@@ -160,13 +160,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
     chosen = [(key, name, mode) for key, name in models.items() for mode in args.modes]
     chosen = [one for one in chosen if not args.families or one[0][0] in args.families]
-    with ThreadPoolExecutor(args.jobs) as pool:
-        answers = pool.map(lambda one: collect(measure, args.time_limit, *one[1:]), chosen)
-        found = list(tqdm(answers, total=len(chosen), dynamic_ncols=True, disable=None))
     failures = 0
-    for ((family, patch), name, mode), cells in zip(chosen, found, strict=True):
-        wrong = {key: cell for key, cell in cells.items() if key == ENDED or (key not in NOTES and cell != "ok")}
-        failures += bool(wrong)
-        print(f"{family:26} {patch:3} {name:36} {mode:8} {wrong or 'ok'} ({cells.get('seconds', '-')} s)")
+    with ThreadPoolExecutor(args.jobs) as pool, tqdm(total=len(chosen), dynamic_ncols=True, disable=None) as bar:
+        answers = pool.map(lambda one: collect(measure, args.time_limit, *one[1:]), chosen)
+        for ((family, patch), name, mode), cells in zip(chosen, answers, strict=True):
+            wrong = {key: cell for key, cell in cells.items() if key == ENDED or (key not in NOTES and cell != "ok")}
+            failures += bool(wrong)
+            bar.write(f"{family:26} {patch:3} {name:36} {mode:8} {wrong or 'ok'} ({cells.get('seconds', '-')} s)")
+            bar.update()
     print(f"{len(chosen) - failures} of {len(chosen)} are right, {len({key[0] for key, *_ in chosen})} families")
     return int(failures > 0)
