@@ -1,7 +1,5 @@
 """A user's mistake gets one ValueError that names the value, what is allowed, and what to do."""
 
-import subprocess
-import sys
 from typing import Any
 
 import pytest
@@ -53,22 +51,3 @@ def test_an_image_of_the_wrong_shape(shape: tuple[int, ...]) -> None:
     adapter = adapters.create_adapter("twins_svt_small", trunk=TWINS)
     with pytest.raises(ValueError, match=r"\(B, 3, H, W\)"):
         adapter(torch.zeros(shape))
-
-
-def test_without_mmengine_python_use_works_and_the_rest_says_what_to_install() -> None:
-    script = (
-        "import sys\n"
-        "class Absent:\n"
-        "    def find_spec(self, name, path=None, target=None):\n"
-        "        if name == 'mmengine':\n"
-        "            raise ModuleNotFoundError(name, name=name)\n"
-        "sys.meta_path.insert(0, Absent())\n"
-        "import adapters, torch\n"
-        f"maps = adapters.create_adapter('twins_svt_small', trunk={TWINS})(torch.zeros(1, 3, 40, 40))\n"
-        "assert maps[0].shape == (1, 16, 10, 10)\n"
-        "from adapters.registry import require_mmengine\n"
-        "try:\n    require_mmengine('tools/train.py')\n"
-        "except ModuleNotFoundError as error:\n    print(error)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert 'pip install "dense-adapters[openmmlab]"' in done.stdout

@@ -174,7 +174,7 @@ ZOO: tuple[Spec, ...] = (
         "nest",
         "nest_tiny",
         adapters.GenericAdapter,
-        {},
+        {"trunk": {"mlp_ratio": 1.0}},
         compares=False,
     ),
     Spec(

@@ -6,7 +6,6 @@ from typing import Any
 
 import timm
 import torch
-from torch import nn
 
 from adapters.base import BackboneAdapter
 from adapters.describe.counting import Count, count
@@ -126,9 +125,3 @@ def _format_dict(value: Any) -> str:
     if isinstance(value, Mapping):
         return f"dict({', '.join(f'{key}={_format_dict(inner)}' for key, inner in value.items())})"
     return repr(value)
-
-
-def unused_parameters(adapter: BackboneAdapter) -> int:
-    """Count parameters of timm's model that the adapter has removed: the classifier, a final norm, pruned stages."""
-    full: nn.Module = build_without_data(lambda: timm.create_model(adapter.model_name, **adapter.trunk_arguments))
-    return sum(parameter.numel() for name, parameter in full.named_parameters() if name in adapter.pruned_keys)

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-#: Classes of the dataset that ``tools/make_shapes.py`` draws.
+#: Classes of the dataset that ``tools/make_shapes.py`` draws, and that script, which only a clone has.
 SHAPES = frozenset({"ellipse", "rectangle", "triangle", "star", "ring", "cross"})
-REMEDY = "python tools/make_shapes.py"
+SHAPES_SCRIPT = Path(__file__).resolve().parents[2] / "tools" / "make_shapes.py"
 _LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 
 
@@ -22,7 +22,7 @@ def check_dataset(cfg: Mapping[str, Any], loaders: tuple[str, ...] = _LOADERS) -
 
     Raises:
         FileNotFoundError: something is missing. The message names the path, the setting of the config that
-            asks for it, and for a dataset of shapes the command that draws it.
+            asks for it, and what to do: for a dataset of shapes the command that draws it.
     """
     for loader in loaders:
         if cfg.get(loader):
@@ -59,7 +59,12 @@ def _check(dataset: Mapping[str, Any], where: str) -> None:
 
 
 def _remedy(dataset: Mapping[str, Any], root: str, where: str) -> str:
+    own_data = f"say where it is with `--cfg-options {where}.data_root=PATH`"
     classes = (dataset.get("metainfo") or {}).get("classes") or ()
-    if set(classes) >= SHAPES:
-        return f"Draw the dataset with `{REMEDY} --out {root.rstrip('/')}`."
-    return f"Put the dataset there, or say where it is with `--cfg-options {where}.data_root=PATH`."
+    if not set(classes) >= SHAPES:
+        return f"Put the dataset there, or {own_data}."
+    if not SHAPES_SCRIPT.is_file():
+        return f"A clone of dense-adapters draws this dataset with `python tools/make_shapes.py`: {own_data}."
+    here = SHAPES_SCRIPT.is_relative_to(Path.cwd())
+    script = SHAPES_SCRIPT.relative_to(Path.cwd()) if here else SHAPES_SCRIPT
+    return f"Draw the dataset with `python {script} --out {root.rstrip('/')}`."

@@ -115,20 +115,17 @@ class TimmLayerDecayConstructor(DefaultOptimWrapperConstructor):
         """Scale the learning rates, and merge groups of one parameter each by their settings."""
         layers, spared = _read_backbones(model)
         names = {id(parameter): name for name, parameter in model.named_parameters()}
-        base_lr: Any = self.base_lr
         merged: dict[tuple, dict] = {}
-        described: dict[tuple, list[str]] = {}
         for group in params:
-            (parameter,) = group["params"]
-            settings: dict[str, Any] = {key: value for key, value in group.items() if key != "params"}
+            settings: dict[str, Any] = {"lr": self.base_lr, **group}
+            (parameter,) = settings.pop("params")
             layer, head = layers.get(id(parameter), (None, 0))
             scale = 1.0 if layer is None else self.decay_rate ** (head - layer)
-            settings["lr"] = settings.get("lr", base_lr) * scale
+            settings["lr"] *= scale
             if id(parameter) in spared and "decay_mult" not in settings:
                 settings["weight_decay"] = 0.0
             key = (-1 if layer is None else layer, scale, *sorted((k, str(v)) for k, v in settings.items()))
             merged.setdefault(key, {"params": [], **settings})["params"].append(parameter)
-            described.setdefault(key, []).append(names[id(parameter)])
         # From the stem to the head, so that logs and resumed optimisers see one order.
         ordered = sorted(merged, key=lambda key: (key[0] < 0, key))
         self.groups = [
@@ -137,7 +134,7 @@ class TimmLayerDecayConstructor(DefaultOptimWrapperConstructor):
                 scale=key[1],
                 lr=merged[key]["lr"],
                 weight_decay=merged[key].get("weight_decay", self.base_wd),
-                names=tuple(described[key]),
+                names=tuple(names[id(parameter)] for parameter in merged[key]["params"]),
                 parameters=sum(parameter.numel() for parameter in merged[key]["params"]),
             )
             for key in ordered

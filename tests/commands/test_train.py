@@ -279,7 +279,7 @@ def test_mistakes_are_found_before_the_run_starts(config: Any, arguments: list[s
 
 def test_missing_data_names_the_command(config: Any) -> None:
     config(DETECTION)
-    with pytest.raises(FileNotFoundError, match=r"python tools/make_shapes.py --out nowhere"):
+    with pytest.raises(FileNotFoundError, match=r"python \S+/tools/make_shapes.py --out nowhere"):
         train.main(["tiny.py", "--cfg-options", "train_dataloader.dataset.data_root=nowhere/"])
     with pytest.raises(ValueError, match=r"there is no checkpoint 'nowhere\.pth'"):
         test.main(["tiny.py", "nowhere.pth"])

@@ -5,11 +5,12 @@ from typing import Any
 import pytest
 import timm
 import torch
+from lab.published import unused_parameters
 from mmengine.config import Config
 from mmengine.registry import MODELS
 
 import adapters
-from adapters.describe.backbones import count_classifier, describe_backbone, unused_parameters
+from adapters.describe.backbones import count_classifier, describe_backbone
 from adapters.describe.counting import count_parameters
 from adapters.openmmlab.run import register_scope
 

@@ -10,14 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import timm
 import yaml
 from mmengine.config import Config
+from torch import nn
 
 from adapters.base import BackboneAdapter
-from adapters.describe.backbones import unused_parameters
 from adapters.describe.counting import Count
 from adapters.openmmlab.count_config import build_and_count
 from adapters.openmmlab.run import register_scope
+from adapters.trunk.build import build_without_data
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 METAFILE = REPOSITORY / "configs" / "metafile.yaml"
@@ -124,3 +126,9 @@ def compare_published(metafile: Path = METAFILE) -> list[Comparison]:
             Comparison(entry["Name"], float(published), metadata.get("Published FLOPs (G)"), *counted[key], way)
         )
     return comparisons
+
+
+def unused_parameters(adapter: BackboneAdapter) -> int:
+    """Count parameters of timm's model that the adapter has removed: the classifier, a final norm, pruned stages."""
+    full: nn.Module = build_without_data(lambda: timm.create_model(adapter.model_name, **adapter.trunk_arguments))
+    return sum(parameter.numel() for name, parameter in full.named_parameters() if name in adapter.pruned_keys)

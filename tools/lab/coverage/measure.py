@@ -28,13 +28,16 @@ def all_sizes(one: Representative) -> list[Size]:
     return [one.native, *SIZES]
 
 
-def measure_ours(one: Representative, sizes: list[Size], steps: bool) -> Iterator[tuple[str, str]]:
+def measure_ours(
+    one: Representative, sizes: list[Size], steps: bool, compiled: bool = True
+) -> Iterator[tuple[str, str]]:
     """Yield ``(column, outcome)`` for everything that an adapter promises.
 
     Args:
         one: the model.
         sizes: at which to run real images.
         steps: also take a step in a detector and in a segmentor, which needs mmdet and mmseg.
+        compiled: also trace the model, which takes most of the time.
     """
     torch.manual_seed(0)
     name = one.model_name
@@ -54,7 +57,8 @@ def measure_ours(one: Representative, sizes: list[Size], steps: bool) -> Iterato
     kinds: list[str] = []
     answer = outcome(lambda: kinds.append(compare_with_timm(adapter, name, one.native)))
     yield "reference", kinds[0] if kinds else answer
-    yield "compile", outcome(checks.check_compile, adapter)
+    if compiled:
+        yield "compile", outcome(checks.check_compile, adapter)
     yield "with_cp", outcome(checks.check_checkpointing, name, adapter)
     yield "layer decay", outcome(check_layer_decay, adapter)
     yield "frozen", outcome(checks.check_frozen, name)
