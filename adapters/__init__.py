@@ -18,12 +18,14 @@ from adapters.necks.batch_norm import LevelBatchNorm
 from adapters.necks.bridge import LevelBridge
 from adapters.necks.simple_pyramid import SimpleFeaturePyramid
 from adapters.necks.tap_pyramid import TapPyramid
+from adapters.preprocessing import Normalisation
 from adapters.registry import MODELS
 
 if TYPE_CHECKING:  # for type checkers and the site; __getattr__ imports them when they are asked for
     from adapters.extraction import ExtractionOptions, extract
 
 if MODELS is not None:
+    import adapters.openmmlab.channels
     import adapters.openmmlab.checkpoint_hook
     import adapters.openmmlab.cpu
     import adapters.openmmlab.layer_decay  # noqa: F401, all register themselves
@@ -38,6 +40,7 @@ __all__ = [
     "Level",
     "LevelBatchNorm",
     "LevelBridge",
+    "Normalisation",
     "SimpleFeaturePyramid",
     "SwinV2CrAdapter",
     "TapPyramid",

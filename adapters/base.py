@@ -19,9 +19,11 @@ from torch import Tensor, nn
 from adapters.levels import Level, choose_indices
 from adapters.necks.build import build_pyramid, count_wanted_maps
 from adapters.padding import crop_to_stride, pad_to_multiple
+from adapters.preprocessing import Normalisation
 from adapters.trunk import freezing
 from adapters.trunk.build import build_trunk, check_model_name, check_trunk_arguments
 from adapters.trunk.fused_mlps import fuse_mlps
+from adapters.trunk.surgery import call_every_layer
 from adapters.weights.formats import Format
 from adapters.weights.load import load_weights
 from adapters.weights.report import Row
@@ -39,7 +41,8 @@ class BackboneAdapter(nn.Module):
     A family overrides some of the hooks that the module lists; everything else is the same for all.
 
     Args:
-        model_name: a timm model name, with or without a weights tag (``'twins_svt_small.in1k'``).
+        model_name: a timm model name, with or without a weights tag (``'twins_svt_small.in1k'``), or that of a hosted
+            model, ``'local-dir:FOLDER'`` or ``'hf-hub:OWNER/NAME'``.
         out_indices: stages of a pyramid model, blocks of a token model; negative ones count from the end. Default:
             all stages (where there are more than four, those of strides 4 to 32, or else the last four), or four evenly
             spaced blocks.
@@ -95,7 +98,7 @@ class BackboneAdapter(nn.Module):
         self.norm_eval = norm_eval
         self.with_cp = with_cp
         self.keep_head = keep_head
-        self.weights = resolve_source(weights, init_cfg)
+        self.weights = resolve_source(weights, init_cfg, model_name)
         self.trunk_arguments = dict(trunk or {})
 
         self.trunk = self.build_trunk(drop_path_rate)
@@ -104,6 +107,7 @@ class BackboneAdapter(nn.Module):
         pyramid_maps = None if pyramid is None else count_wanted_maps(pyramid)
         self.out_indices = choose_indices(out_indices, self.stage_levels, pyramid_maps, model_name)
         self.adapt_trunk()
+        call_every_layer(self.trunk)
         fuse_mlps(self.trunk)
         #: Keys of timm's full model that this one has no use for; a checkpoint may hold them.
         self.pruned_keys = full_keys - frozenset(self.trunk.state_dict())
@@ -173,6 +177,11 @@ class BackboneAdapter(nn.Module):
 
     # What is the same for all.
 
+    @property
+    def preprocessing(self) -> Normalisation:
+        """The normalisation of images, of pixels 0 to 255, that the weights of the model's tag were trained with."""
+        return Normalisation.of_timm(self.trunk.pretrained_cfg, self.in_channels)
+
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """Compute the feature maps of an image of any size.
 
@@ -216,9 +225,8 @@ class BackboneAdapter(nn.Module):
         image_size = (image.shape[-2], image.shape[-1])
         maps, final = self.forward_trunk(pad_to_multiple(image, self.pad_multiple, self.pad_margins))
         if self.pyramid is not None:
-            seen = (
-                [pad_to_multiple(image, self.pad_multiple)] if self.pyramid.sees_image else []
-            )  # maps have no margins
+            # Maps have no cells in the margins.
+            seen = [pad_to_multiple(image, self.pad_multiple)] if self.pyramid.sees_image else []
             maps = self.pyramid(maps, *seen)
         cropped = tuple(
             crop_to_stride(feature_map, image_size, level.stride, image.dtype)

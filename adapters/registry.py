@@ -8,11 +8,11 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 try:
-    from mmengine.registry import HOOKS, MODELS, OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS
+    from mmengine.registry import HOOKS, MODELS, OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS, TRANSFORMS
 except ModuleNotFoundError as error:
     if error.name != "mmengine":
         raise
-    HOOKS = MODELS = OPTIM_WRAPPER_CONSTRUCTORS = OPTIM_WRAPPERS = None
+    HOOKS = MODELS = OPTIM_WRAPPER_CONSTRUCTORS = OPTIM_WRAPPERS = TRANSFORMS = None
 
 T = TypeVar("T", bound=Callable)
 
@@ -31,6 +31,11 @@ def _register(registry: Any, target: T) -> T:
 def register_model(target: T) -> T:
     """Register a backbone, neck or factory under its own name on the root ``MODELS``."""
     return _register(MODELS, target)
+
+
+def register_transform(target: T) -> T:
+    """Register a step of a data pipeline under its own name on the root ``TRANSFORMS``."""
+    return _register(TRANSFORMS, target)
 
 
 def register_hook(target: T) -> T:

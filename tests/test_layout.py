@@ -12,7 +12,7 @@ PACKAGE = REPOSITORY / "adapters"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 LAB = sorted((REPOSITORY / "tools").rglob("*.py"))
 #: Folders of tests that mirror something else than a package of the library.
-OTHER_TESTS = {"lab", "configs", "docs"}
+OTHER_TESTS = {"lab", "configs", "docs", "foreign"}
 #: Files of tests about several modules together.
 JOINT_TESTS = {
     "families/test_compile.py",

@@ -22,7 +22,7 @@ CONVIT = {"depth": 5, "local_up_to_layer": 3, "embed_dim": 12, "num_heads": 4}
 PYRAMID = {"type": "SimpleFeaturePyramid", "out_channels": 24}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Spec:
     """One adapter under test.
 
@@ -42,15 +42,14 @@ class Spec:
 
     def build(self, **overrides: Any) -> BackboneAdapter:
         """An adapter of the test's own with every parameter randomised, in eval mode."""
-        return copy.deepcopy(_build(self.name, tuple(sorted(overrides.items()))))
+        return copy.deepcopy(_build(self, tuple(sorted(overrides.items()))))
 
     def __str__(self) -> str:
         return self.name
 
 
 @functools.cache
-def _build(name: str, overrides: tuple[tuple[str, Any], ...]) -> BackboneAdapter:
-    spec = next(spec for spec in ZOO if spec.name == name)
+def _build(spec: Spec, overrides: tuple[tuple[str, Any], ...]) -> BackboneAdapter:
     torch.manual_seed(0)
     adapter = adapters.TimmAdapter(spec.model_name, **{**spec.options, **dict(overrides)})
     return randomise(adapter).eval()
@@ -205,4 +204,23 @@ ZOO: tuple[Spec, ...] = (
         {"trunk": {"depths": (2, 1, 1, 1), "embed_dim": 24, "num_heads": (1, 2, 3, 4)}, "out_indices": (0, 1, 3)},
         compares=False,
     ),
+)
+
+_SWIN = {"depths": (1, 1, 2, 1), "embed_dim": 24, "num_heads": (1, 2, 3, 4)}
+_DAVIT = {"depths": (1, 1, 1, 1), "embed_dims": (24, 48, 72, 96), "num_heads": (1, 2, 3, 4)}
+
+#: Further models of timm's, which only the tests of other libraries run over: they share their code with the zoo's.
+MORE = (
+    Spec("swinv2", "swinv2_tiny_window8_256", adapters.GenericAdapter, {"trunk": _SWIN}),
+    Spec("davit", "davit_tiny", adapters.GenericAdapter, {"trunk": _DAVIT}),
+    Spec("efficientnet", "efficientnet_lite0", adapters.GenericAdapter),
+    Spec("mobilenet", "mobilenetv3_small_050", adapters.GenericAdapter),
+    Spec("mobilevit", "mobilevit_xxs", adapters.GenericAdapter),
+    Spec("edgenext", "edgenext_xx_small", adapters.GenericAdapter),
+    Spec("pvt", "pvt_v2_b0", adapters.GenericAdapter),
+    Spec("tiny_vit", "tiny_vit_5m_224", adapters.GenericAdapter),
+    Spec("mambaout", "mambaout_femto", adapters.GenericAdapter),
+    Spec("xcit", "xcit_nano_12_p16_224", adapters.GenericAdapter, {"trunk": {"depth": 2}}),
+    Spec("cait", "cait_xxs24_224", adapters.GenericAdapter, {"trunk": {"depth": 2}}),
+    Spec("coat", "coat_lite_tiny", adapters.GenericAdapter),
 )

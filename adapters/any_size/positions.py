@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from timm.layers import resample_abs_pos_embed, resample_abs_pos_embed_nhwc, resize_rel_pos_bias_table
 from torch import Tensor, nn
-from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from adapters.any_size.timm_exceptions import join_blocks, split_blocks
+from adapters.kernels.cpu import is_eager
 
 Size = tuple[int, int]
 Resampling = Callable[[Tensor], Tensor]
@@ -214,7 +214,7 @@ def _relative_bias(window: Size, target: Size, before: tuple[int, ...]) -> Resam
     def resample(table: Tensor) -> Tensor:
         place = (table.device, table.dtype)
         y, x = moved.get(place) or (down.to(table), right.to(table))
-        if not is_in_torch_dispatch_mode():
+        if is_eager():
             moved[place] = (y, x)  # once for each device, since the host waits for such a copy
         if heads_first:
             return torch.einsum("ar,hrc,bc->hab", y, table, x)

@@ -11,16 +11,17 @@ import copy
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import unset_fake_temporarily
 from torch.amp import is_autocast_available
 
 from adapters.any_size.positions import Resampling, resampling_of
+from adapters.kernels.cpu import is_eager
 
 Size = tuple[int, int]
 
@@ -57,6 +58,10 @@ class SizedTrunk:
     """
 
     def __init__(self, build_at_size: Callable[[Size], nn.Module], native: Size) -> None:
+        self._start(build_at_size, native)
+
+    def _start(self, build_at_size: Callable[[Size], nn.Module], native: Size) -> None:
+        """Begin without any size."""
         self._build_at_size = build_at_size
         self._native = native
         self._original: nn.Module | None = None
@@ -77,8 +82,8 @@ class SizedTrunk:
         return {"_build_at_size": self._build_at_size, "_native": self._native}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Start afresh."""
-        self.__init__(state["_build_at_size"], state["_native"])  # type: ignore[misc]
+        """Begin anew."""
+        self._start(state["_build_at_size"], state["_native"])
 
     def differs_at(self, size: Size) -> bool:
         """Tell whether timm builds another model for this size.
@@ -108,22 +113,21 @@ class SizedTrunk:
 
     def _changes_at(self, size: Size) -> dict[str, Change]:
         if size not in self._changes:
-            # A size that is new in the middle of training must not shift the random numbers that follow, and one that
-            # is new under inference_mode may be trained at later.
-            with (
-                unset_fake_temporarily(),
-                torch.inference_mode(False),
-                torch.no_grad(),
-                torch.device("cpu"),
-                torch.random.fork_rng(devices=[]),
-            ):
-                if self._original is None:
-                    self._original = self._build_at_size(self._native)
-                self._changes[size] = dict(compare(self._original, self._build_at_size(size), self._native, size))
+            # In a thread of its own, nothing of the present pass takes part: no inference mode, no fake tensors, no
+            # transform of torch.func, whose tensors do not outlive it.
+            with ThreadPoolExecutor(max_workers=1) as executor:
+                self._changes[size] = executor.submit(self._find_changes, size).result()
         self._changes.move_to_end(size)
         while len(self._changes) > 1 and (len(self._changes) > MAX_SIZES or self._bytes() > MAX_BYTES):
             self._changes.popitem(last=False)
         return self._changes[size]
+
+    def _find_changes(self, size: Size) -> dict[str, Change]:
+        # A size that is new in the middle of training must not shift the random numbers that follow.
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            if self._original is None:
+                self._original = self._build_at_size(self._native)
+            return dict(compare(self._original, self._build_at_size(size), self._native, size))
 
     def _bytes(self) -> int:
         """Count what the sizes hold on to; a view keeps the tables of its last pass."""
@@ -169,21 +173,24 @@ class _View:
         state.update(change.attributes)
         for name, buffer in change.buffers.items():
             own = state["_buffers"].get(name)
-            state["_buffers"][name] = buffer if own is None else self._on_device(buffer, own.device)
+            state["_buffers"][name] = buffer if own is None else self._moved_like(buffer, own)
         for name, resample in change.tables.items():
-            table = state["_parameters"].pop(name, None)
+            # In a replica of DataParallel's, parameters are ordinary attributes.
+            table = state["_parameters"].pop(name, state.get(name))
             if table is None:
                 state[name] = None
                 continue
             with _without_autocast(table.device.type):
                 state[name] = resample(table)
 
-    def _on_device(self, buffer: Tensor, device: torch.device) -> Tensor:
-        """Move a buffer once; buffers that modules share stay shared."""
+    def _moved_like(self, buffer: Tensor, own: Tensor) -> Tensor:
+        """Give a buffer the device and dtype of the trunk's own, once; buffers that modules share stay shared."""
         moved = self.moved.get(id(buffer), buffer)
-        if moved.device != device:
+        if (moved.device, moved.dtype) != (own.device, own.dtype):
             with torch.inference_mode(False):
-                moved = self.moved[id(buffer)] = buffer.to(device)
+                moved = buffer.to(own)
+            if is_eager():
+                self.moved[id(buffer)] = moved
         return moved
 
 

@@ -8,10 +8,12 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from adapters.factory import TimmAdapter
 from adapters.files import atomic_write
-from adapters.weights.convert import Conversion, convert
+from adapters.weights.convert import Conversion, convert, from_timm
 from adapters.weights.download import fetch_contents
 from adapters.weights.formats import FORMATS, LEFT_OUT
+from adapters.weights.load import load_weights
 from adapters.weights.report import table
 
 DESCRIPTION = """Convert a backbone's checkpoint between timm's, the original Twins code's, mmseg's, mmpretrain's and
@@ -30,17 +32,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ValueError: the source cannot be read, or holds nothing that the target's names can express.
     """
     args = make_parser().parse_args(arguments)
-    conversion = convert(fetch_contents(args.source), args.to, args.prefix, args.source)
+    if args.model is None:
+        conversion = convert(fetch_contents(args.source), args.to, args.prefix, args.source)
+    else:
+        conversion = convert_through(args.model, args.source, args.to, args.prefix)
     save(conversion, args.target)
     print(table([("from", "to", "shape"), *conversion.rows], limit=len(conversion.rows) + 1))
-    below = f" below {conversion.prefix!r}" if conversion.prefix else ""
-    print(f"{args.source}: {conversion.source.title} names{below}")
+    print(f"{args.source}: {conversion.found_as}")
     print(f"{args.target}: {len(conversion.state)} tensors under {FORMATS[args.to].title} names")
     if conversion.left_out:
         fate = "dropped" if args.target.suffix == ".safetensors" else f"kept aside as {LEFT_OUT!r}"
         print(f"no place there for {len(conversion.left_out)}, {fate}: {', '.join(conversion.left_out)}")
     for note in conversion.notes:
         print(f"note: {note}")
+    if args.model is None:
+        print("note: no tensor was compared with a model's; --model NAME does that")
     return 0
 
 
@@ -56,9 +62,33 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("target", metavar="DST", type=Path, help="the file to write, .pth or .safetensors")
     parser.add_argument("--to", required=True, choices=list(FORMATS), help="the key names to give it")
     parser.add_argument(
-        "--prefix", help="where the backbone lies, if the source holds several, such as 'teacher.backbone.'"
+        "--prefix", help="all that comes before the backbone's names, such as 'teacher.backbone'; default: searched for"
+    )
+    parser.add_argument(
+        "--model",
+        metavar="NAME",
+        help="the timm model that it is: loads the source into it first, which reads other projects' names and other "
+        "sizes, leaves out what is not the backbone's, and compares each tensor",
     )
     return parser
+
+
+def convert_through(model_name: str, source: str, target_name: str, prefix: str | None) -> Conversion:
+    """Load a checkpoint into a timm model, strictly, and give the model's tensors the names of a project.
+
+    The classifier comes along if the checkpoint's fits the model.
+
+    Raises:
+        ValueError: the checkpoint does not fit the model, or the target's names are not for such a model.
+    """
+    weights = {"type": "Pretrained", "checkpoint": source, **({} if prefix is None else {"prefix": prefix})}
+    adapter = TimmAdapter(model_name, keep_head=True, init_cfg=weights)
+    try:
+        report = load_weights(adapter, adapter.weights)
+    except ValueError:
+        adapter.trunk.reset_classifier(0)
+        report = load_weights(adapter, adapter.weights)
+    return from_timm(adapter.trunk.state_dict(), target_name, str(report))
 
 
 def save(conversion: Conversion, path: Path) -> None:

@@ -117,6 +117,7 @@ def _print_backbone(name: str, args: argparse.Namespace, console: Console) -> No
     cost = backbone.count
     console.print(f"[bold]{backbone.name}[/bold], served by {backbone.family}")
     console.print(f"levels         {format_levels(backbone.levels)}, out_indices={backbone.out_indices}")
+    _print_images(str(backbone.preprocessing), console)
     console.print(f"parameters     {cost.parameters / 1e6:.2f} M")
     console.print(
         f"multiply-adds  {cost.multiply_adds / 1e9:.2f} G at {cost.size[0]} x {cost.size[1]}, "
@@ -131,8 +132,8 @@ def _print_backbone(name: str, args: argparse.Namespace, console: Console) -> No
     console.print(f"\n{backbone.lines}", markup=False, highlight=False, soft_wrap=True)
 
 
-def _describe_config(name: str, args: argparse.Namespace) -> tuple[Row, Any]:
-    """Make a config's row of a table, and count its model.
+def _describe_config(name: str, args: argparse.Namespace) -> tuple[Row, Any, str]:
+    """Make a config's row of a table, count its model, and say how it normalises images.
 
     Raises:
         ValueError: as ``load_config``, or the model cannot be built or run.
@@ -143,6 +144,7 @@ def _describe_config(name: str, args: argparse.Namespace) -> tuple[Row, Any]:
 
         from adapters.openmmlab.config_tree import find_owner
         from adapters.openmmlab.count_config import count_config
+        from adapters.openmmlab.fit.images import images_become
         from adapters.openmmlab.run import load_config, parse_overrides
 
         cfg, _ = load_config(name, backbone=args.backbone, overrides=parse_overrides(args.cfg_options))
@@ -153,20 +155,26 @@ def _describe_config(name: str, args: argparse.Namespace) -> tuple[Row, Any]:
         adapter = build_without_data(lambda: MODELS.build(backbone))
         assert isinstance(adapter, BackboneAdapter)
         levels = adapter.levels
-    return config_row(name, cfg.model.type, levels, cost), cost
+    _, images = images_become(cfg)
+    return config_row(name, cfg.model.type, levels, cost), cost, str(images or "not of three channels")
 
 
 def _print_config(name: str, args: argparse.Namespace, console: Console) -> None:
-    row, cost = _describe_config(name, args)
+    row, cost, images = _describe_config(name, args)
     console.print(f"[bold]{name}[/bold], {row['family']}")
     if row["channels"]:
         console.print(f"levels         channels {row['channels']}, strides {row['strides']}")
+    _print_images(images, console)
     parts = ", ".join(f"{part} {parameters / 1e6:.2f}" for part, parameters in cost.parts)
     console.print(f"parameters     {cost.parameters / 1e6:.2f} M: {parts}")
     console.print(
         f"multiply-adds  {cost.multiply_adds / 1e9:.2f} G at {cost.size[0]} x {cost.size[1]}, "
         f"{cost.attention / 1e9:.2f} G of them attention"
     )
+
+
+def _print_images(normalisation: str, console: Console) -> None:
+    console.print(f"images         {normalisation}: pixels of 0 to 255 become (pixel - mean) / std", markup=False)
 
 
 def _print_rows(rows: Sequence[Row], args: argparse.Namespace, console: Console) -> None:

@@ -38,6 +38,10 @@ def add_input_arguments(parser: argparse.ArgumentParser) -> None:
     add("--out", type=Path, required=True, help="folder of the results")
     add("--image-root", type=Path, metavar="DIR", help="folder from which a COCO json names its images")
     add("--size", nargs="+", metavar="N", help="N: shorter side; H W: exactly; native: the model's own resize and crop")
+    add("--white", metavar="N", help="white in images of more than 8 bits: 4095 where data have 12 bits")
+    add("--black", type=float, default=default.black, metavar="N", help="with --white: black (default: %(default)g)")
+    add("--percentiles", metavar="LOW,HIGH", help="black and white by percentiles of each image: 1,99")
+    add("--in-channels", type=int, metavar="N", help="bands of the images, such as 6 of a TIFF or .npy (default: 3)")
     add("--batch-size", type=int, default=default.batch_size, help="images of like size at most (default: %(default)s)")
     add(
         "--max-pixels",
@@ -84,6 +88,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add("--pyramid", choices=sorted(PYRAMIDS), help="levels at strides 4, 8, 16, 32 from a token model")
     add("--outputs", default="pyramid", help=f"comma-separated, of {', '.join(OUTPUTS)} (default: %(default)s)")
+    add("--out-norm", action="store_true", help="apply the model's final norm to the maps")
     add("--visualize", action="store_true", help="draw a sheet per image and OUT/index.html")
     return parser
 
@@ -99,10 +104,17 @@ def options_of(args: argparse.Namespace, outputs: str, folder: Path) -> Extracti
     Raises:
         ValueError: a value that is not allowed.
     """
+    try:
+        white = None if args.white is None else float(args.white)
+    except ValueError as error:
+        raise ValueError(f"--white {args.white} must be a number; percentiles are --percentiles 1,99.") from error
     threads = args.threads if args.threads is not None else recorded_threads(folder) or torch.get_num_threads()
     return ExtractionOptions(
         outputs=tuple(outputs.split(",")),
         size=_parse_size(args.size),
+        white=white,
+        black=args.black,
+        percentiles=_parse_percentiles(args.percentiles),
         batch_size=args.batch_size,
         max_pixels=args.max_pixels,
         max_decoded=args.max_decoded,
@@ -127,6 +139,21 @@ def _parse_size(words: Sequence[str] | None) -> tuple[int, ...] | str | None:
     return tuple(int(word) for word in words)
 
 
+def _parse_percentiles(text: str | None) -> tuple[float, float] | None:
+    """Read ``'1,99'``.
+
+    Raises:
+        ValueError: anything else.
+    """
+    if text is None:
+        return None
+    try:
+        low, high = map(float, text.split(","))
+    except ValueError as error:
+        raise ValueError(f"--percentiles {text} must be two of 0 to 100, the lower first: 1,99.") from error
+    return low, high
+
+
 def _build_extractor(args: argparse.Namespace, options: ExtractionOptions) -> Extractor:
     """Build the model that the command line names.
 
@@ -141,6 +168,10 @@ def _build_extractor(args: argparse.Namespace, options: ExtractionOptions) -> Ex
         config["out_indices"] = tuple(args.levels)
     if args.pyramid:
         config["pyramid"] = {"type": args.pyramid}
+    if args.in_channels is not None:
+        config["in_channels"] = args.in_channels
+    if args.out_norm:
+        config["out_norm"] = True
     return build_extractor(config, options, args.checkpoint, args.seed, **overrides)
 
 
@@ -194,6 +225,13 @@ def report(summary: Summary, out: Path) -> None:
     """Print how a run ended."""
     there = summary.done - summary.new
     print(f"{out}: {summary.done} of {summary.total} images" + (f", {there} of them there already" if there else ""))
+    if summary.notes:
+        path, note = summary.notes[0]
+        print(
+            f"{len(summary.notes)} of them nearly black (note in the manifest), such as {path}, {note}: --white 4095 "
+            "suits 12-bit data, --percentiles 1,99 any; with another --out",
+            file=sys.stderr,
+        )
     if not summary.failures:
         return
     print(f"{len(summary.failures)} failed (status and reason of each are in the manifest):", file=sys.stderr)

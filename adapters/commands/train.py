@@ -2,8 +2,12 @@
 
 import argparse
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from adapters.registry import require_mmengine
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
 
 EPILOG = """examples:
   dense-adapters train adapters::retinanet_twins-svt-s_fpn_1x_coco --amp
@@ -65,6 +69,20 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     add("--local_rank", "--local-rank", type=int, default=0, help="set by old launchers")
 
 
+def load_config_of(args: argparse.Namespace) -> tuple["Config", list[str]]:
+    """Load the config that the arguments of a run name, as they change it; return it and notes for the user."""
+    from adapters.openmmlab.run import load_config, parse_overrides
+
+    return load_config(
+        args.config,
+        backbone=args.backbone,
+        overrides=parse_overrides(args.cfg_options),
+        work_dir=args.work_dir,
+        launcher=args.launcher,
+        local_rank=args.local_rank,
+    )
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train a config; return 0.
 
@@ -74,15 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     args = make_parser().parse_args(arguments)
     require_mmengine("dense-adapters train")
-    from adapters.openmmlab.run import load_config, parse_overrides, train
+    from adapters.openmmlab.run import train
 
-    cfg, notes = load_config(
-        args.config,
-        backbone=args.backbone,
-        overrides=parse_overrides(args.cfg_options),
-        work_dir=args.work_dir,
-        launcher=args.launcher,
-        local_rank=args.local_rank,
-    )
-    train(cfg, notes, resume=args.resume, amp=args.amp, auto_scale_lr=args.auto_scale_lr)
+    train(*load_config_of(args), resume=args.resume, amp=args.amp, auto_scale_lr=args.auto_scale_lr)
     return 0

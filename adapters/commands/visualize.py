@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from adapters.commands.extract import add_input_arguments, interruptible, options_of, report
 from adapters.extraction.building import RANDOM, build_extractor, read_config
@@ -64,7 +65,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with interruptible(args.out):
         for number, (name, checkpoint) in enumerate(zip(args.backbone, checkpoints, strict=True)):
             folder = folders[number]
-            config, preprocessing = read_config(str(find_config(name))) if is_config_name(name) else (name, {})
+            config: dict[str, Any] = {"model_name": name, "weights": "timm"}
+            preprocessing: dict[str, Any] = {}
+            if is_config_name(name):
+                config, preprocessing = read_config(str(find_config(name)))
+            if args.in_channels is not None:
+                config["in_channels"] = args.in_channels
             extractor = build_extractor(config, options[number], checkpoint, args.seed, **preprocessing)
             summary = run_extraction(paths, extractor, folder, args.workers, args.engine)
             report(summary, folder)

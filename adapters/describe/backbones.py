@@ -4,14 +4,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import timm
 import torch
 
 from adapters.base import BackboneAdapter
 from adapters.describe.counting import Count, count
 from adapters.factory import TimmAdapter
-from adapters.levels import Level
+from adapters.levels import Level, is_token_model
+from adapters.preprocessing import Normalisation
 from adapters.trunk.build import build_without_data
+from adapters.trunk.hosted_models import create_timm_model, has_weights
 
 #: The pyramid that the lines for a config give to a model of one stride.
 PYRAMID = {"type": "SimpleFeaturePyramid", "out_channels": 256}
@@ -31,6 +32,7 @@ class Backbone:
         out_indices: stages or blocks that the levels come from.
         count: the adapter's parameters and multiply-adds.
         classifier: those of timm's complete model at its native size, as model cards count; None where it does not run.
+        preprocessing: the normalisation that its weights were trained with.
         lines: lines to paste into a config.
     """
 
@@ -40,6 +42,7 @@ class Backbone:
     out_indices: tuple[int, ...]
     count: Count
     classifier: Count | None
+    preprocessing: Normalisation
     lines: str
 
 
@@ -66,6 +69,7 @@ def describe_backbone(
         out_indices=adapter.out_indices,
         count=count(adapter, size or native, adapter, adapter.in_channels),
         classifier=count_classifier(model_name, native),
+        preprocessing=adapter.preprocessing,
         lines=config_lines(adapter, options),
     )
 
@@ -78,7 +82,7 @@ def native_size(adapter: BackboneAdapter) -> tuple[int, int]:
 
 def count_classifier(model_name: str, size: tuple[int, int]) -> Count | None:
     """Count timm's own model, with its classifier, on one image; None where it needs values to run."""
-    model = build_without_data(lambda: timm.create_model(model_name)).eval()
+    model = build_without_data(lambda: create_timm_model(model_name)).eval()
     try:
         return count(model, size, model)
     except (NotImplementedError, RuntimeError):
@@ -93,22 +97,22 @@ def config_lines(adapter: BackboneAdapter, options: Mapping[str, Any]) -> str:
     """
     backbone = dict(type="TimmAdapter", model_name=adapter.model_name, **options)
     levels: Sequence[Level] = adapter.levels
-    if len({level.stride for level in levels}) == 1 and adapter.pyramid is None:
+    if is_token_model(adapter.stage_levels) and adapter.pyramid is None:
         backbone.update(pyramid=PYRAMID)
         with torch.device("meta"):
             levels = _with_pyramid(adapter, options)
     else:
         backbone.setdefault("out_indices", adapter.out_indices)
-    weights = "timm" if timm.models.is_model_pretrained(adapter.model_name) else None
+    weights = "timm" if has_weights(adapter.model_name) else None
     backbone.setdefault("weights", weights)
-    config = adapter.trunk.pretrained_cfg
-    mean, std = ([round(255 * value, 3) for value in config[key]] for key in ("mean", "std"))
+    fed = adapter.preprocessing
+    mean, std = ([round(value, 3) for value in values] for values in (fed.mean, fed.std))
     channels = [level.channels for level in levels]
     return "\n".join(
         (
             "custom_imports = dict(imports=['adapters'], allow_failed_imports=False)",
             "model = dict(",
-            f"    data_preprocessor=dict(mean={mean}, std={std}, bgr_to_rgb=True),",
+            f"    data_preprocessor=dict(mean={mean}, std={std}, bgr_to_rgb={fed.channel_order == 'RGB'}),",
             f"    backbone={_format_dict(backbone)},",
             f"    neck=dict(type='FPN', in_channels={channels}, out_channels=256, num_outs={len(levels) + 1}),",
             ")",

@@ -11,7 +11,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from adapters.extraction.planning import Batch
 from adapters.extraction.preprocessing import Preprocessing
-from adapters.extraction.read_image import Size, UnreadableImageError, read_rgb
+from adapters.extraction.read_image import ImageReader
+from adapters.extraction.stored import Size, UnreadableImageError
 
 
 @dataclass
@@ -20,16 +21,18 @@ class LoadedBatch:
 
     Attributes:
         number: index of the batch among those to load.
-        pixels: bytes ``(B, 3, H, W)``, zero right of each image and below it. An image that could not be read is all
-            zeros, so that the batch keeps its size.
+        pixels: ``(B, C, H, W)`` of 0..255, zero right of each image and below it; bytes, or fp32 where an image of the
+            batch has more than 8 bits. An image that could not be read is all zeros, so that the batch keeps its size.
         sizes: height and width of each image.
         problems: for each image the reason why it could not be read, or None.
+        notes: for each image what may surprise in it, or None.
     """
 
     number: int
     pixels: Tensor
     sizes: tuple[Size, ...]
     problems: list[str | None]
+    notes: list[str | None]
 
     def count_pixels(self) -> int:
         """Return the number of pixels of all images, pads included."""
@@ -42,32 +45,39 @@ class Batches(Dataset[LoadedBatch]):
     Args:
         batches: the planned batches.
         preprocessing: scales the images.
-        max_decoded: megapixels at which an image is refused.
+        reader: reads them.
     """
 
-    def __init__(self, batches: Sequence[Batch], preprocessing: Preprocessing, max_decoded: float) -> None:
+    def __init__(self, batches: Sequence[Batch], preprocessing: Preprocessing, reader: ImageReader) -> None:
         self.batches = batches
         self.preprocessing = preprocessing
-        self.max_decoded = max_decoded
+        self.reader = reader
 
     def __len__(self) -> int:
         return len(self.batches)
 
     def __getitem__(self, number: int) -> LoadedBatch:
         batch = self.batches[number]
-        height, width = batch.size
-        pixels = torch.zeros(len(batch.entries), 3, height, width, dtype=torch.uint8)
         problems: list[str | None] = []
+        notes: list[str | None] = []
+        images: dict[int, Tensor] = {}
         for position, entry in enumerate(batch.entries):
+            problem = note = None
             try:
-                image = read_rgb(entry.path, self.max_decoded)
-                if (image.height, image.width) != entry.original:
+                picture = self.reader.read(entry.source)
+                if picture.size != entry.original:
                     raise UnreadableImageError("the file has changed since the run was planned")
-                pixels[position, :, : entry.fed[0], : entry.fed[1]] = self.preprocessing.scale(image)
-                problems.append(None)
+                images[position], note = self.preprocessing.scale(picture.pixels), picture.note
             except UnreadableImageError as error:
-                problems.append(str(error))
-        return LoadedBatch(number, pixels, tuple(entry.fed for entry in batch.entries), problems)
+                problem = str(error)
+            problems.append(problem)
+            notes.append(note)
+        deep = any(image.dtype != torch.uint8 for image in images.values())
+        shape = (len(batch.entries), self.reader.channels, *batch.size)
+        pixels = torch.zeros(shape, dtype=torch.float32 if deep else torch.uint8)
+        for position, image in images.items():
+            pixels[position, :, : image.shape[1], : image.shape[2]] = image
+        return LoadedBatch(number, pixels, tuple(entry.fed for entry in batch.entries), problems, notes)
 
 
 def load_batches(batches: Batches, workers: int, lock: Path | None = None) -> Iterator[LoadedBatch]:

@@ -1,17 +1,18 @@
 """The model of an extraction from what a user names: a timm model, an adapter, an mmdet or mmseg config."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from adapters.base import BackboneAdapter
 from adapters.extraction.extractor import Extractor
 from adapters.extraction.options import ExtractionOptions
 from adapters.extraction.preprocessing import Preprocessing
+from adapters.extraction.vectors import check_vectors
 from adapters.factory import TimmAdapter
-from adapters.families.generic import GenericAdapter
 from adapters.weights.source import Source
 
 #: The checkpoint that stands for random weights.
@@ -40,18 +41,19 @@ def build_extractor(
     if isinstance(model, BackboneAdapter):
         if options.needs_head and not model.keep_head:
             raise ValueError(
-                "outputs 'embedding' and 'top5' need layers that a built adapter no longer has: give the model's name, "
-                "and the weights as checkpoint=..., or build the adapter with keep_head=True."
+                f"outputs {', '.join(map(repr, options.vectors))} need layers that a built adapter no longer has: give "
+                "the model's name, and the weights as checkpoint=..., or build the adapter with keep_head=True."
             )
         if checkpoint is not None:
             raise ValueError(f"checkpoint={checkpoint!r} is for a model given by name; this one is built already.")
         if options.needs_head:
-            check_head(model, "top5" in options.outputs)
+            check_vectors(model, options.outputs)
         adapter, name = model, model.model_name
     else:
         config = {"model_name": model, "weights": "timm"} if isinstance(model, str) else dict(model)
         adapter, name = _build(config, options, checkpoint, seed), config["model_name"]
-    fed = Preprocessing.of_model(adapter.trunk.pretrained_cfg, options.size, **preprocessing)
+    _check_norm(adapter)
+    fed = Preprocessing.of_model(adapter.trunk.pretrained_cfg, options.size, adapter.in_channels, **preprocessing)
     return Extractor(adapter, fed, options, name)
 
 
@@ -67,10 +69,7 @@ def _build(config: dict[str, Any], options: ExtractionOptions, checkpoint: str |
             config["weights"] = checkpoint
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        if options.needs_head:
-            adapter = build_with_head(config, classifier="top5" in options.outputs)
-        else:
-            adapter = TimmAdapter(**config)
+        adapter = build_with_head(config, options.outputs) if options.needs_head else TimmAdapter(**config)
     if adapter.weights is None and checkpoint != RANDOM:
         raise ValueError(
             f"the config names no weights for {config['model_name']}: give --checkpoint FILE, --checkpoint timm for "
@@ -81,64 +80,37 @@ def _build(config: dict[str, Any], options: ExtractionOptions, checkpoint: str |
     return adapter
 
 
-def build_with_head(config: Mapping[str, Any], classifier: bool) -> BackboneAdapter:
-    """Build the adapter of a timm model, at random, with all that its embedding or classes take.
+def build_with_head(config: Mapping[str, Any], outputs: Collection[str]) -> BackboneAdapter:
+    """Build the adapter of a timm model, at random, with all that its vectors take.
 
     Args:
         config: arguments of :func:`adapters.TimmAdapter`.
-        classifier: keep the classifier, which the checkpoint then has to hold.
+        outputs: those that are wanted; with ``'top5'`` the classifier stays, and the checkpoint has to hold it.
 
     Raises:
-        ValueError: as :func:`adapters.TimmAdapter` and :func:`check_head`.
+        ValueError: as :func:`adapters.TimmAdapter` and :func:`~adapters.extraction.vectors.check_vectors`.
     """
     if config.get("stage_norm"):
         raise ValueError(
-            "outputs 'embedding' and 'top5' come from timm's classification model, which has no norms after its "
+            "outputs other than 'pyramid' come from timm's classification model, which has no norms after its "
             "stages: ask for the pyramid alone, or build the model with stage_norm=False."
         )
     adapter = TimmAdapter(**{**config, "keep_head": True})
-    check_head(adapter, classifier)
-    if not classifier:
+    check_vectors(adapter, outputs)
+    if "top5" not in outputs:
         adapter.trunk.reset_classifier(0)
     return adapter
 
 
-def check_head(adapter: BackboneAdapter, classifier: bool) -> None:
-    """Check that an adapter built with ``keep_head=True`` can give timm's embedding, and its classes if asked for.
+def _check_norm(adapter: BackboneAdapter) -> None:
+    """Check that a norm of the maps that was asked for is there.
 
     Raises:
-        ValueError: timm's model has no head or no classifier, or the adapter's pass is another than its classifier's.
+        ValueError: the model has none, and its maps would be as they are without.
     """
-    name = adapter.model_name
-    if not hasattr(adapter.trunk, "forward_head"):
-        raise ValueError(f"timm's {name} has no forward_head: ask for the pyramid alone.")
-    if classifier and not getattr(adapter.trunk, "num_classes", 0):
-        raise ValueError(f"timm's {name} has no classifier: leave 'top5' out of the outputs.")
-    # The families compute what timm computes by construction; of the others, one pass shows it.
-    if isinstance(adapter, GenericAdapter) and not _equals_timm(adapter):
-        raise ValueError(
-            f"outputs 'embedding' and 'top5' of {name} cannot come from the pass that gives its maps, which runs the "
-            "model in another way than timm's classifier does: ask for the pyramid alone."
-        )
-
-
-@torch.no_grad()
-def _equals_timm(adapter: BackboneAdapter) -> bool:
-    """Compare the embedding with timm's own, of an image of the model's native size."""
-    mode = adapter.training
-    adapter.eval()
-    trunk = adapter.trunk
-    device = next(trunk.parameters()).device
-    image = torch.rand(1, *trunk.pretrained_cfg["input_size"], generator=torch.Generator().manual_seed(0)).to(device)
-    expected = trunk.forward_head(trunk.forward_features(image), pre_logits=True)
-    _, final = adapter.forward_with_head(image)
-    try:
-        found = trunk.forward_head(final, pre_logits=True)
-        return torch.allclose(found, expected, rtol=1e-4, atol=1e-4)
-    except (RuntimeError, TypeError, IndexError, AttributeError):  # of final features of another form
-        return False
-    finally:
-        adapter.train(mode)
+    norms = (getattr(adapter.trunk, name, None) for name in ("norm", "fc_norm"))
+    if adapter.out_norm and all(norm is None or isinstance(norm, nn.Identity) for norm in norms):
+        raise ValueError(f"out_norm=True, but {adapter.model_name} has no final norm: leave out --out-norm (out_norm).")
 
 
 def read_config(path: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -168,15 +140,13 @@ def read_config(path: str) -> tuple[dict[str, Any], dict[str, Any]]:
             "of one of its families."
         )
     backbone = Config(backbone).to_dict()
-    return backbone, _normalisation(dict(cfg.model.get("data_preprocessor") or {}), path)
+    return backbone, _normalisation(dict(cfg.model.get("data_preprocessor") or {}))
 
 
-def _normalisation(preprocessor: Mapping[str, Any], path: str) -> dict[str, Any]:
+def _normalisation(preprocessor: Mapping[str, Any]) -> dict[str, Any]:
     mean, std = preprocessor.get("mean"), preprocessor.get("std")
     if mean is None or std is None:
         return {}
-    if len(mean) != 3 or len(std) != 3:
-        raise ValueError(f"data_preprocessor of {path} normalises {len(mean)} channels; images are read as RGB.")
-    # mmcv loads blue first, and pixels are 0..255 there.
+    # mmcv loads blue first, and pixels are 0..255 there; bands other than RGB come in the file's order.
     fields = {"mean": tuple(value / 255 for value in mean), "std": tuple(value / 255 for value in std)}
-    return {**fields, "bgr": not preprocessor.get("bgr_to_rgb", False)}
+    return {**fields, "bgr": len(mean) == 3 and not preprocessor.get("bgr_to_rgb", False)}

@@ -1,6 +1,5 @@
 """The model of an extraction, run on batches."""
 
-import copy
 import hashlib
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -14,9 +13,9 @@ from torch import Tensor
 from adapters.base import BackboneAdapter
 from adapters.extraction.options import ExtractionOptions
 from adapters.extraction.preprocessing import Preprocessing
+from adapters.extraction.read_image import ImageReader
+from adapters.extraction.vectors import vectors_of
 from adapters.levels import Level
-
-TOP = 5
 
 
 @dataclass
@@ -25,7 +24,7 @@ class BatchFeatures:
 
     Attributes:
         maps: one per level, ``(B, C, h, w)`` of the padded batch; none if the pyramid is not asked for.
-        vectors: ``embedding`` ``(B, D)``, ``top5_index`` and ``top5_probability`` ``(B, 5)``, as far as asked for.
+        vectors: those of :func:`~adapters.extraction.vectors.vectors_of`, as far as asked for.
         finite: ``(B, levels)``, whether an image's map holds neither NaN nor infinity.
     """
 
@@ -66,7 +65,7 @@ class Extractor:
     """A model in eval mode with its preprocessing; called on batches.
 
     Args:
-        adapter: the model; built with ``keep_head=True`` for embedding or top-5.
+        adapter: the model; built with ``keep_head=True`` where vectors are wanted.
         preprocessing: of its images.
         options: of the extraction.
         name: of the model, for records.
@@ -75,11 +74,10 @@ class Extractor:
     def __init__(
         self, adapter: BackboneAdapter, preprocessing: Preprocessing, options: ExtractionOptions, name: str
     ) -> None:
-        if adapter.in_channels != 3:
-            raise ValueError(f"{name} takes {adapter.in_channels} channels; images are read as RGB: build it with 3.")
         self.adapter = adapter.eval()
         self.preprocessing = preprocessing
         self.options = options
+        self.reader = ImageReader(adapter.in_channels, options.max_decoded, options.tones)
         self.name = name
         self.levels = adapter.levels if "pyramid" in options.outputs else ()
         subset = infer_imagenet_subset(adapter.trunk) if "top5" in options.outputs else None
@@ -99,19 +97,12 @@ class Extractor:
             raise ValueError(f"device={self.options.device!r} cannot be used here: {error}") from error
         return self
 
-    def twin(self) -> "Extractor":
-        """The same model over the same weights, for a thread of its own: what a pass leaves behind is not shared."""
-        shared = {id(tensor): tensor for tensor in (*self.adapter.parameters(), *self.adapter.buffers())}
-        other = copy.copy(self)
-        other.adapter = copy.deepcopy(self.adapter, shared)
-        return other
-
     @torch.inference_mode()
     def __call__(self, pixels: Tensor, sizes: Sequence[tuple[int, int]]) -> BatchFeatures:
-        """Features of a batch, on the model's device.
+        """Features of a batch, on the model's device; several threads may call it at once.
 
         Args:
-            pixels: bytes ``(B, 3, H, W)``, ``H`` and ``W`` multiples of :attr:`pad_multiple`.
+            pixels: ``(B, C, H, W)`` of 0..255, bytes or fp32, ``H`` and ``W`` multiples of :attr:`pad_multiple`.
             sizes: height and width of each image; the rest of its place is padding.
         """
         batch = self.preprocessing.normalise(pixels.to(self.device, non_blocking=True), sizes)
@@ -135,18 +126,11 @@ class Extractor:
         return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=tf32)
 
     def _run(self, batch: Tensor) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
-        """Run the model on ``(B, 3, H, W)``: the maps, and the vectors that are asked for, all from one pass."""
+        """Run the model on ``(B, C, H, W)``: the maps, and the vectors that are asked for, all from one pass."""
         if not self.options.needs_head:
             return self.adapter(batch), {}
         maps, final = self.adapter.forward_with_head(batch)
-        vectors: dict[str, Tensor] = {}
-        if "embedding" in self.options.outputs:
-            vectors["embedding"] = self.adapter.trunk.forward_head(final, pre_logits=True).float()
-        if "top5" in self.options.outputs:
-            logits = self.adapter.trunk.forward_head(final).float()
-            top = logits.softmax(dim=-1).topk(min(TOP, logits.shape[-1]), dim=-1)
-            vectors["top5_probability"], vectors["top5_index"] = top.values, top.indices
-        return maps, vectors
+        return maps, vectors_of(self.adapter.trunk, final, self.options.outputs)
 
     def fingerprint(self) -> str:
         """SHA-256 of all weights: two models of one fingerprint compute the same."""

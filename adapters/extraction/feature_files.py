@@ -18,6 +18,9 @@ from adapters.extraction.records import FAILED, OK, Record, feature_file_name
 
 FEATURES = "features"
 
+#: Vectors whose dtype is that of a file without maps.
+VECTORS = ("embedding", "cls", "registers")
+
 #: safetensors' names of the dtypes that features have.
 DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64"}
 
@@ -58,8 +61,8 @@ def split_batch(
         extractor: the model that made them.
 
     Yields:
-        The record, and ``level0`` .. ``(C, h, w)``, ``embedding`` ``(D,)``, ``top5_index`` and ``top5_probability``
-        ``(5,)``, as far as asked for.
+        The record, and ``level0`` .. ``(C, h, w)``, ``cls`` ``(C,)``, ``registers`` ``(n, C)``, ``embedding``
+        ``(D,)``, ``top5_index`` and ``top5_probability`` ``(5,)``, as far as asked for.
     """
     for position, entry in enumerate(batch.entries):
         problem = loaded.problems[position]
@@ -72,18 +75,18 @@ def split_batch(
         if bad:
             yield Record(entry.index, FAILED, f"NaN or infinity in {bad[0]}", entry.original, entry.fed), {}
         else:
-            yield _record(entry, tensors, extractor), tensors
+            yield _record(entry, tensors, extractor, loaded.notes[position]), tensors
 
 
-def _record(entry: Entry, tensors: dict[str, Tensor], extractor: Extractor) -> Record:
+def _record(entry: Entry, tensors: dict[str, Tensor], extractor: Extractor, note: str | None) -> Record:
     top5 = None
     if "top5_index" in tensors:
         pairs = zip(tensors["top5_index"].tolist(), tensors["top5_probability"].tolist(), strict=True)
         names = extractor.classes
         top5 = tuple((index, None if names is None else names[index], chance) for index, chance in pairs)
-    first = tensors.get("level0", tensors.get("embedding"))
+    first = next((tensors[key] for key in ("level0", *VECTORS) if key in tensors), None)
     dtype = None if first is None else str(first.dtype).removeprefix("torch.")
-    return Record(entry.index, OK, None, entry.original, entry.fed, dtype=dtype, top5=top5)
+    return Record(entry.index, OK, None, entry.original, entry.fed, dtype=dtype, top5=top5, note=note)
 
 
 def write_batch(
@@ -110,6 +113,7 @@ def write_batch(
             digest = hashlib.sha256()
             for chunk in chunks:
                 digest.update(chunk)
-            write_file(out / FEATURES / feature_file_name(entry.path), *chunks)
+            assert isinstance(entry.source, Path), "a run is one of files"
+            write_file(out / FEATURES / feature_file_name(entry.source), *chunks)
             record = replace(record, checksum=digest.hexdigest(), bytes=sum(len(chunk) for chunk in chunks))
         yield record

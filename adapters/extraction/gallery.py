@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import torch
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
@@ -15,10 +16,12 @@ from tqdm import tqdm
 from adapters.extraction.disk import remove_partial_files, write_file
 from adapters.extraction.manifest import read_manifest
 from adapters.extraction.preprocessing import Preprocessing
-from adapters.extraction.read_image import UnreadableImageError, read_rgb
+from adapters.extraction.read_image import ImageReader
 from adapters.extraction.records import OK
 from adapters.extraction.run_folder import SETTINGS
 from adapters.extraction.sheets import Basis, Panel, draw_sheet, level_picture
+from adapters.extraction.stored import UnreadableImageError
+from adapters.extraction.tones import Tones
 from adapters.files import read_json
 
 SHEETS, PAGE = "sheets", "index.html"
@@ -54,6 +57,10 @@ class Features:
         recorded: dict[str, Any] = self.settings["preprocessing"]
         fields: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in recorded.items()}
         self.preprocessing = Preprocessing(**fields, size=tuple(size) if isinstance(size, list) else size)
+        scale = {key: self.settings[key] for key in ("black", "white") if key in self.settings}
+        percentiles = self.settings.get("percentiles")
+        tones = Tones(**scale, percentiles=tuple(percentiles) if percentiles else None)
+        self.reader = ImageReader(len(self.preprocessing.mean), float("inf"), tones)
         self.levels: list[tuple[int, int]] = [(channels, stride) for channels, stride in self.settings["levels"]]
         self.bases = [Basis.fit(self._maps(level)) for level in range(len(self.levels))] if self.rows else []
 
@@ -62,17 +69,17 @@ class Features:
             yield load_file(self.folder / row["file"])[f"level{level}"]
 
     def fed_image(self, path: str) -> Image.Image:
-        """Return the image as the model got it, before normalisation.
+        """Return the image as the model got it, before normalisation; of other bands than RGB the first three, or grey.
 
         Raises:
             UnreadableImageError: the file is gone, or has changed since it was extracted.
         """
         row = self.rows[path]
-        image = read_rgb(Path(path), max_decoded=float("inf"))
-        if (image.height, image.width) != (row["original_height"], row["original_width"]):
+        picture = self.reader.read(Path(path))
+        if picture.size != (row["original_height"], row["original_width"]):
             raise UnreadableImageError("the file has changed since it was extracted")
-        pixels = self.preprocessing.scale(image)
-        return Image.fromarray(pixels.permute(1, 2, 0).numpy())
+        pixels = self.preprocessing.scale(picture.pixels).round().to(torch.uint8).numpy()
+        return Image.fromarray(pixels[0] if len(pixels) < 3 else pixels[:3].transpose(1, 2, 0)).convert("RGB")
 
     def panels(self, path: str) -> list[Panel]:
         """Return panels of the image and of its levels."""

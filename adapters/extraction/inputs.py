@@ -9,7 +9,7 @@ from pathlib import Path
 #: Files that a folder is searched for. A file that is named itself may have any name.
 SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".jp2", ".j2k", ".gif", ".bmp", ".tga"),
-    *(".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm"),
+    *(".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".npy"),
 )
 
 
@@ -19,7 +19,8 @@ def find_images(
     """List the images that ``sources`` stand for, as absolute paths, each once, in the order in which they are named.
 
     Args:
-        sources: images, folders (searched with all below them, links to folders too, in the order of their names),
+        sources: images, folders (searched with all below them, links to folders too, in the order of their names; what
+            has an image's name and is none, such as a link to nowhere, is listed, so that it fails where it is read),
             globs, text files with a path per line (from the working directory, or from where the text file lies), COCO
             json files.
         image_root: the folder from which a COCO json names its images; looked for beside the json by default.
@@ -55,13 +56,16 @@ def _expand(source: str, image_root: Path | None) -> Iterable[Path]:
     if glob.has_magic(source):
         matches = [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
         return [file for match in matches for file in (_in_folder(match) if match.is_dir() else [match])]
+    if os.path.lexists(path):
+        return [path]
     raise ValueError(f"there is no {source!r} (from {Path.cwd()}).")
 
 
 def _in_folder(folder: Path) -> list[Path]:
     found: list[Path] = []
     above: dict[str, set[tuple[int, int]]] = {}
-    for where, below, names in os.walk(folder, followlinks=True):
+    unreadable: list[OSError] = []
+    for where, below, names in os.walk(folder, followlinks=True, onerror=unreadable.append):
         here = os.stat(where)
         seen = above.pop(where, set())
         if (here.st_dev, here.st_ino) in seen:  # a link to a folder that it lies in
@@ -69,9 +73,16 @@ def _in_folder(folder: Path) -> list[Path]:
             continue
         seen = seen | {(here.st_dev, here.st_ino)}
         above.update({os.path.join(where, name): seen for name in below})
-        files = (Path(where, name) for name in names)
-        found += [file for file in files if file.suffix.lower() in SUFFIXES and file.is_file()]
+        found += [Path(where, name) for name in names if _is_named_as_image(name)]
+        if not below and not names and _is_named_as_image(where):
+            found.append(Path(where))
+    if unreadable:
+        raise ValueError(f"{unreadable[0].filename} cannot be searched: {unreadable[0].strerror}.")
     return sorted(found)
+
+
+def _is_named_as_image(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in SUFFIXES
 
 
 def _in_list(path: Path) -> Iterator[Path]:
@@ -79,7 +90,7 @@ def _in_list(path: Path) -> Iterator[Path]:
     for line in path.read_text(encoding="utf-8-sig", errors="surrogateescape").splitlines():
         if name := line.strip():
             here = Path(name).expanduser()
-            yield here if here.exists() else path.parent / here
+            yield here if os.path.lexists(here) else path.parent / here
 
 
 def _in_coco(path: Path, image_root: Path | None) -> list[Path]:
@@ -93,7 +104,7 @@ def _in_coco(path: Path, image_root: Path | None) -> list[Path]:
     if not names:
         return []
     roots = [image_root] if image_root is not None else list(_likely_roots(path))
-    root = next((root for root in roots if (root / names[0]).is_file()), None)
+    root = next((root for root in roots if os.path.lexists(root / names[0])), None)
     if root is None:
         looked = ", ".join(map(str, roots))
         raise ValueError(f"{path} names {names[0]!r}, which is not in {looked}; give the folder with --image-root.")

@@ -5,7 +5,6 @@ never wait for each other, as those that share a matrix product do, and what loa
 one batch alone. A large image has more of the cores, or all, and then nothing is computed beside it.
 """
 
-import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -62,7 +61,7 @@ def run_locally(
     """
     if not batches:
         return
-    source = Batches(batches, extractor.preprocessing, extractor.options.max_decoded)
+    source = Batches(batches, extractor.preprocessing, extractor.reader)
     with _Streams(extractor, len(batches)) as streams:
         for loaded in load_batches(source, workers, lock):
             while streams.are_full_for(loaded):
@@ -86,14 +85,12 @@ class _Streams:
     """
 
     def __init__(self, extractor: Extractor, batch_count: int) -> None:
+        self._extractor = extractor
         self._options = extractor.options
         self._torch_threads = torch.get_num_threads()
         # The folder's run may have been started on more cores than there are here, or on fewer.
         self._budget = _ThreadBudget(min(self._options.threads, self._torch_threads))
         count = min(self._options.streams, max(1, self._budget.total // self._options.threads_of(1)), batch_count)
-        self._models: queue.SimpleQueue[Extractor] = queue.SimpleQueue()
-        for model in (extractor, *(extractor.twin() for _ in range(count - 1))):
-            self._models.put(model)
         self._count = count
         self._pool = ThreadPoolExecutor(count, "compute")
         self.pending: deque[tuple[LoadedBatch, Future[BatchFeatures | str]]] = deque()
@@ -126,11 +123,7 @@ class _Streams:
 
     def _compute(self, loaded: LoadedBatch) -> BatchFeatures | str:
         with self._budget.reserve(self._options.threads_of(loaded.count_pixels())):
-            model = self._models.get()
-            try:
-                return compute(model, loaded)
-            finally:
-                self._models.put(model)
+            return compute(self._extractor, loaded)
 
     def __enter__(self) -> Self:
         return self

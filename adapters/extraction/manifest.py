@@ -20,9 +20,8 @@ def require_pyarrow() -> Any:
         ModuleNotFoundError: it is not installed; the message says how to install it.
     """
     try:
-        # pyarrow comes without types.
-        import pyarrow  # type: ignore[import-untyped]
-        import pyarrow.parquet  # type: ignore[import-untyped]
+        import pyarrow
+        import pyarrow.parquet
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
             "the manifest of an extraction needs pyarrow: install it with `pip install 'dense-adapters[extract]'`."
@@ -67,7 +66,7 @@ def read_manifest(out: Path) -> list[dict[str, Any]]:
 def _schema(arrow: Any) -> Any:
     text, integer = arrow.string(), arrow.int32()
     fields = {
-        **dict.fromkeys(("path", "file", "status", "reason"), text),
+        **dict.fromkeys(("path", "file", "status", "reason", "note"), text),
         **dict.fromkeys(("original_height", "original_width", "fed_height", "fed_width"), integer),
         **dict.fromkeys(("strides", "channels"), arrow.list_(integer)),
         **dict.fromkeys(("dtype", "checksum"), text),
@@ -88,6 +87,7 @@ def _row(path: Path, record: Record, levels: Sequence[Level]) -> dict[str, Any]:
         "file": f"{FEATURES}/{feature_file_name(path)}" if done else None,
         "status": record.status,
         "reason": record.reason,
+        "note": record.note,
         "original_height": original[0],
         "original_width": original[1],
         "fed_height": fed[0],

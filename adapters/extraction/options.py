@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 
 import torch
 
-OUTPUTS = ("pyramid", "embedding", "top5")
-MEGAPIXEL = 1_000_000
+from adapters.extraction.tones import Tones
+
+OUTPUTS = ("pyramid", "embedding", "top5", "cls", "registers")
 NATIVE = "native"
 
 #: Pixels that are computed at once, so that large images come in smaller batches: 8 images of 1024 x 1024.
@@ -21,10 +22,15 @@ class ExtractionOptions:
     """The way in which images are fed, and the outputs that are kept.
 
     Attributes:
-        outputs: one or more of ``'pyramid'``, ``'embedding'`` and ``'top5'``.
+        outputs: one or more of ``'pyramid'``, ``'embedding'``, ``'top5'``, and of token models that have them ``'cls'``
+            and ``'registers'``.
         size: None feeds an image at its own size; ``(N,)`` scales its shorter side to N pixels; ``(H, W)`` scales it to
             that size, whatever its aspect; ``'native'`` is the model's own evaluation: resize and central crop.
         batch_size: images of a batch at most; fewer where they are large (``BATCH_PIXELS``).
+        white: the value that is white in images of more than 8 bits, such as 4095 for 12-bit data in 16-bit files; None
+            takes 65535 for 16 bits and 1 for floating point.
+        black: the value that is black there.
+        percentiles: in place of both, two percentiles of each image's values, such as ``(1, 99)``.
         max_pixels: megapixels of an image as it is fed; a larger one is not extracted.
         max_decoded: megapixels of an image as it is stored; a larger one is not even decoded.
         amp: autocast, to bfloat16 on the CPU and fp16 on a GPU; maps are kept in that dtype.
@@ -37,6 +43,9 @@ class ExtractionOptions:
 
     outputs: tuple[str, ...] = ("pyramid",)
     size: tuple[int, ...] | str | None = None
+    white: float | None = None
+    black: float = 0.0
+    percentiles: tuple[float, float] | None = None
     batch_size: int = 8
     max_pixels: float = 25.0
     max_decoded: float = 200.0
@@ -62,6 +71,16 @@ class ExtractionOptions:
         for name in ("batch_size", "threads", "max_pixels", "max_decoded"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}={getattr(self, name)} must be more than 0.")
+        _ = self.tones  # checks its values
+
+    @property
+    def tones(self) -> Tones:
+        """The scale of the images' values.
+
+        Raises:
+            ValueError: ``white``, ``black`` or ``percentiles`` is not allowed.
+        """
+        return Tones(self.black, self.white, self.percentiles)
 
     @property
     def streams(self) -> int:
@@ -84,9 +103,14 @@ class ExtractionOptions:
         return -(-self.threads * shares // self.streams)
 
     @property
+    def vectors(self) -> tuple[str, ...]:
+        """The outputs that are vectors, which come from the model's last features through its own norm and head."""
+        return tuple(output for output in self.outputs if output != "pyramid")
+
+    @property
     def needs_head(self) -> bool:
         """True if the model's own last norm, pooling and classifier take part."""
-        return "embedding" in self.outputs or "top5" in self.outputs
+        return bool(self.vectors)
 
 
 def _is_size(size: object) -> bool:

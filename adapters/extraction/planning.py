@@ -7,14 +7,14 @@ sizes and the options alone. A run that was stopped makes the same ones again, a
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from torch.utils.data import DataLoader
 
-from adapters.extraction.options import MEGAPIXEL, ExtractionOptions
+from adapters.extraction.options import ExtractionOptions
 from adapters.extraction.preprocessing import Preprocessing
-from adapters.extraction.read_image import Size, UnreadableImageError, read_size
+from adapters.extraction.read_image import ImageReader, Source
+from adapters.extraction.stored import MEGAPIXEL, Size, UnreadableImageError
 
 #: The size of an image from its header, or the reason why it cannot be read.
 Header = Size | str
@@ -26,13 +26,13 @@ class Entry:
 
     Attributes:
         index: place in the list of all images.
-        path: path of the file.
+        source: the file, or the image in memory.
         original: height and width of the image, upright.
         fed: height and width of the model's input, before padding.
     """
 
     index: int
-    path: Path
+    source: Source
     original: Size
     fed: Size
 
@@ -68,28 +68,28 @@ class Plan:
     refused: dict[int, tuple[Size | None, str]]
 
 
-def read_headers(paths: Sequence[Path], max_decoded: float, workers: int) -> list[Header]:
+def read_headers(sources: Sequence[Source], reader: ImageReader, workers: int) -> list[Header]:
     """Read the size of every image, in ``workers`` processes if there are many images."""
-    workers = 0 if len(paths) < 1000 else workers
-    read = partial(_read_sizes, max_decoded=max_decoded)
+    workers = 0 if len(sources) < 1000 else workers
+    read = partial(_read_sizes, reader=reader)
     # A list is as good as a Dataset, which is what DataLoader's types ask for.
-    files: Any = list(paths)
-    loader: DataLoader[list[Header]] = DataLoader(files, batch_size=64, num_workers=workers, collate_fn=read)
+    images: Any = list(sources)
+    loader: DataLoader[list[Header]] = DataLoader(images, batch_size=64, num_workers=workers, collate_fn=read)
     return [header for headers in loader for header in headers]
 
 
-def _read_sizes(paths: Sequence[Path], max_decoded: float) -> list[Header]:
+def _read_sizes(sources: Sequence[Source], reader: ImageReader) -> list[Header]:
     headers: list[Header] = []
-    for path in paths:
+    for source in sources:
         try:
-            headers.append(read_size(path, max_decoded))
+            headers.append(reader.read_size(source))
         except UnreadableImageError as error:
             headers.append(str(error))
     return headers
 
 
 def make_plan(
-    paths: Sequence[Path],
+    sources: Sequence[Source],
     headers: Sequence[Header],
     preprocessing: Preprocessing,
     pad_multiple: int,
@@ -101,7 +101,7 @@ def make_plan(
     rounding.
 
     Args:
-        paths: all images.
+        sources: all images.
         headers: their sizes, from :func:`read_headers`.
         preprocessing: decides the size at which each is fed.
         pad_multiple: multiple to which the model pads.
@@ -110,7 +110,7 @@ def make_plan(
     refused: dict[int, tuple[Size | None, str]] = {}
     open_batches: dict[Size, list[Entry]] = {}
     batches: list[Batch] = []
-    for index, (path, header) in enumerate(zip(paths, headers, strict=True)):
+    for index, (source, header) in enumerate(zip(sources, headers, strict=True)):
         if isinstance(header, str):
             refused[index] = (None, header)
             continue
@@ -124,7 +124,7 @@ def make_plan(
             continue
         padded = (-(-height // pad_multiple) * pad_multiple, -(-width // pad_multiple) * pad_multiple)
         entries = open_batches.setdefault(padded, [])
-        entries.append(Entry(index, path, header, fed))
+        entries.append(Entry(index, source, header, fed))
         if len(entries) >= min(options.batch_size, max(1, options.batch_pixels // (padded[0] * padded[1]))):
             batches.append(Batch(tuple(open_batches.pop(padded)), padded))
     batches += [Batch(tuple(entries), padded) for padded, entries in open_batches.items()]

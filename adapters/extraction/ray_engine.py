@@ -24,7 +24,7 @@ from adapters.extraction.records import Record
 BLOCKS_PER_WORKER = 16
 
 #: Columns of a loaded batch on its way from a task to an actor.
-COLUMNS = ("number", "shape", "sizes", "pixels", "problems")
+COLUMNS = ("number", "dtype", "shape", "sizes", "pixels", "problems", "notes")
 
 
 def require_ray() -> Any:
@@ -55,10 +55,12 @@ class _Load:
         loaded = self.source[int(row["number"])]
         return {
             "number": loaded.number,
+            "dtype": str(loaded.pixels.dtype).removeprefix("torch."),
             "shape": json.dumps(list(loaded.pixels.shape)),
             "sizes": json.dumps(loaded.sizes),
             "pixels": loaded.pixels.numpy().tobytes(),
             "problems": json.dumps(loaded.problems),
+            "notes": json.dumps(loaded.notes),
         }
 
 
@@ -74,10 +76,10 @@ class _Worker:
 
     def __call__(self, rows: dict[str, Any]) -> dict[str, Any]:
         lines = []
-        for number, shape, sizes, pixels, problems in zip(*(rows[key] for key in COLUMNS), strict=True):
-            tensor = torch.frombuffer(bytearray(pixels), dtype=torch.uint8).view(json.loads(shape))
+        for number, dtype, shape, sizes, pixels, problems, notes in zip(*(rows[key] for key in COLUMNS), strict=True):
+            tensor = torch.frombuffer(bytearray(pixels), dtype=getattr(torch, dtype)).view(json.loads(shape))
             fed = tuple((height, width) for height, width in json.loads(sizes))
-            loaded = LoadedBatch(int(number), tensor, fed, json.loads(problems))
+            loaded = LoadedBatch(int(number), tensor, fed, json.loads(problems), json.loads(notes))
             features = compute(self.extractor, loaded)
             features = features if isinstance(features, str) else features.to_cpu()
             batch, missing = self.batches[loaded.number], self.missing[loaded.number]
@@ -123,7 +125,7 @@ def run_on_ray(
         arguments = [ray.put(value) for value in (extractor, list(batches), list(missing))]
         numbers = [{"number": number} for number in range(len(batches))]
         dataset = ray.data.from_items(numbers, override_num_blocks=min(len(batches), BLOCKS_PER_WORKER * workers))
-        dataset = dataset.map(_Load(Batches(batches, extractor.preprocessing, options.max_decoded)), num_cpus=1)
+        dataset = dataset.map(_Load(Batches(batches, extractor.preprocessing, extractor.reader)), num_cpus=1)
         dataset = dataset.map_batches(
             _Worker,
             fn_constructor_args=(*arguments, str(out.absolute())),

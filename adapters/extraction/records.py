@@ -26,6 +26,7 @@ class Record:
         bytes: size of the feature file, or None.
         dtype: dtype of the maps, or None.
         top5: index, name (None where the classes have none) and probability of each of the best classes, or None.
+        note: what may surprise in the image, such as that it is dark, or None.
     """
 
     index: int
@@ -37,6 +38,7 @@ class Record:
     bytes: int | None = None
     dtype: str | None = None
     top5: tuple[tuple[int, str | None, float], ...] | None = None
+    note: str | None = None
 
     def to_line(self) -> str:
         """Return the record as a line of JSON; :meth:`from_line` reverses it."""

@@ -38,12 +38,14 @@ class Summary:
         done: number of images that have features.
         new: number of these that this start has extracted; the others were there.
         failures: path and reason of each image without features.
+        notes: path and note of each image whose features may surprise.
     """
 
     total: int
     done: int
     new: int
     failures: tuple[tuple[str, str], ...]
+    notes: tuple[tuple[str, str], ...] = ()
 
 
 def run_extraction(
@@ -111,7 +113,7 @@ def _plan(paths: Sequence[Path], extractor: Extractor, out: Path, workers: int) 
     options = extractor.options
     headers = load_headers(out, len(paths))
     if headers is None:
-        headers = read_headers(paths, options.max_decoded, workers)
+        headers = read_headers(paths, extractor.reader, workers)
         save_headers(out, headers)
     return make_plan(paths, headers, extractor.preprocessing, extractor.pad_multiple, options)
 
@@ -158,4 +160,6 @@ def _finished(out: Path, paths: Sequence[Path], records: Mapping[int, Record]) -
 
 def _summarise(rows: Sequence[Mapping[str, Any]], new: int) -> Summary:
     failures = tuple((row["path"], row["reason"]) for row in rows if row["status"] != OK)
-    return Summary(len(rows), len(rows) - len(failures), new, failures)
+    # Manifests of earlier versions have no notes.
+    notes = tuple((row["path"], row["note"]) for row in rows if row.get("note"))
+    return Summary(len(rows), len(rows) - len(failures), new, failures, notes)

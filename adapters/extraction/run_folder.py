@@ -58,6 +58,8 @@ def settings_of(extractor: Extractor, paths: Sequence[Path]) -> dict[str, Any]:
         "model": extractor.name,
         "weights": extractor.fingerprint(),
         "levels": [[level.channels, level.stride] for level in extractor.levels],
+        "out_indices": list(extractor.adapter.out_indices),
+        "out_norm": extractor.adapter.out_norm,
         **asdict(extractor.options),
         "device": extractor.device.type,
         "preprocessing": preprocessing,

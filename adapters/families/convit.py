@@ -3,12 +3,17 @@
 import torch
 from timm.layers import resample_abs_pos_embed
 from timm.models.convit import GPSA, MHSA, Block
-from torch import Tensor
+from torch import Tensor, nn
 
 from adapters.base import BackboneAdapter, TrunkOutput
+from adapters.kernels.cpu import is_untouched
 from adapters.kernels.long_attention import attend
 from adapters.registry import register_model
 from adapters.trunk.surgery import forget_size, graft
+
+#: Length of the vectors that are sent through a changed positional layer: beside their products its bias is small, so
+#: that subtracting it rounds little.
+_PROBE = 256.0
 
 
 class GatedPositionalAttention(GPSA):
@@ -45,13 +50,25 @@ class GatedPositionalAttention(GPSA):
 
     def axis_weights(self, size: int, axis: int) -> Tensor:
         """Compute attention along one axis, ``(heads, size, size)``, each row a distribution over the keys."""
-        weight = self.pos_proj.weight
+        weight, bias = self.position_weights()
         index = torch.arange(size, device=weight.device, dtype=weight.dtype)
         offset = index[None, :] - index[:, None]
         linear, square = weight[:, axis, None, None], weight[:, 2, None, None]
         # The bias shifts every score alike, which softmax ignores; it stays in, so that it has a (zero) gradient.
-        scores = linear * offset + square * offset.square() + self.pos_proj.bias[:, None, None]
+        scores = linear * offset + square * offset.square() + bias[:, None, None]
         return scores.softmax(dim=-1)
+
+    def position_weights(self) -> tuple[Tensor, Tensor]:
+        """Return ``w``, ``(heads, 3)``, and ``b``, ``(heads,)``, of the positional score.
+
+        Where someone has changed the layer (LoRA, quantisation, a hook), they are what calling it reveals.
+        """
+        if is_untouched(self.pos_proj, nn.Linear):
+            return self.pos_proj.weight, self.pos_proj.bias
+        probes = self.gating_param.new_zeros(4, 3)
+        probes[:3].fill_diagonal_(_PROBE)
+        *sums, bias = self.pos_proj(probes).unbind(0)
+        return torch.stack([(total - bias) / _PROBE for total in sums], dim=1), bias
 
 
 class GridBlock(Block):

@@ -18,6 +18,7 @@ from adapters.base import BackboneAdapter, TrunkOutput
 from adapters.kernels.long_attention import redirect_attention
 from adapters.levels import Level
 from adapters.trunk.build import UnsupportedSizingError, build_trunk
+from adapters.trunk.hosted_models import hosted_model
 from adapters.trunk.probing import everything_trainable, parameters_behind, probe
 from adapters.trunk.pruning import Removal, finish_in_first_branch, remove_unused
 from adapters.trunk.recompute import recompute_blocks
@@ -119,7 +120,9 @@ class GenericAdapter(BackboneAdapter):
 
     def _build_key(self) -> Hashable:
         """Name all that decides about the structure of the full trunk."""
-        return self.model_name, self.in_channels, repr(sorted(self.trunk_arguments.items()))
+        hosted = hosted_model(self.model_name)
+        name = self.model_name if hosted is None else hosted.structure
+        return name, self.in_channels, repr(sorted(self.trunk_arguments.items()))
 
     def _remove_unused(self) -> Removal:
         margin = sum(self.pad_margins)

@@ -8,6 +8,7 @@ from timm.models.swin_transformer_v2_cr import SwinTransformerV2CrBlock, WindowM
 from torch import Tensor
 
 from adapters.base import BackboneAdapter
+from adapters.kernels.mlp import is_untouched_mlp
 from adapters.kernels.packed_attention import attend_packed
 from adapters.registry import register_model
 from adapters.trunk.memo import Memo
@@ -52,9 +53,10 @@ class WindowAttention(WindowMultiHeadAttention):
     def position_bias(self, extent: tuple[int, int]) -> Tensor:
         """Return the bias of the meta network for windows of ``extent``, ``(heads, L, L)`` (``L`` is their product).
 
-        In eval mode it is evaluated again only once the network's parameters have changed.
+        In eval mode it is evaluated again only once the network's parameters have changed; always, where the network is
+        not timm's own any more (LoRA, quantisation, a hook).
         """
-        if self.training:
+        if self.training or not is_untouched_mlp(self.meta_mlp):
             return self._evaluate_bias(extent)
         return self.biases.get(extent, list(self.meta_mlp.parameters()), lambda: self._evaluate_bias(extent))
 

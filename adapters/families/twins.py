@@ -1,6 +1,5 @@
 """Twins PCPVT and SVT (arXiv 2104.13840) for dense prediction."""
 
-import torch
 from timm.models.twins import GlobalSubSampleAttn, LocallyGroupedAttn, PosConv
 from torch import Tensor, nn
 from typing_extensions import Unpack
@@ -150,7 +149,7 @@ class TwinsAdapter(BackboneAdapter):
     def forward_trunk(self, image: Tensor) -> TrunkOutput:
         maps = []
         final = None
-        x = image.contiguous(memory_format=torch.channels_last)  # so that the tokens need no copy
+        x = image.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)  # so that the tokens need no copy
         stages = zip(
             self.trunk.patch_embeds, self.trunk.pos_drops, self.trunk.blocks, self.trunk.pos_block, strict=True
         )

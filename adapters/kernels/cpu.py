@@ -14,21 +14,19 @@ FUSED_BF16_ATTENTION_IS_SLOW: bool = BF16_IS_FAST and not getattr(torch.cpu, "_i
 _TENSORS = (Tensor, nn.Parameter)
 
 
-def is_eager(x: Tensor) -> bool:
-    """Tell whether a pass over ``x``, of any shape, runs on a CPU or an NVIDIA GPU, neither traced nor transformed."""
-    return (
-        type(x) in _TENSORS
-        and x.device.type in ("cpu", "cuda")
-        and not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()
-        and not is_in_torch_dispatch_mode()
-        and not torch._C._are_functorch_transforms_active()
+def is_eager() -> bool:
+    """Tell whether nothing traces, counts or transforms the present pass, so that its tensors outlive it."""
+    return not (
+        torch.compiler.is_compiling()
+        or torch.jit.is_tracing()
+        or is_in_torch_dispatch_mode()
+        or torch._C._are_functorch_transforms_active()
     )
 
 
 def is_eager_on_cpu(x: Tensor) -> bool:
     """Tell whether a pass over ``x``, of any shape, runs on the CPU and nothing traces, counts or transforms it."""
-    return x.device.type == "cpu" and is_eager(x)
+    return type(x) in _TENSORS and x.device.type == "cpu" and is_eager()
 
 
 def is_eager_cpu_inference(x: Tensor) -> bool:

@@ -46,13 +46,18 @@ def deformable_attention(
     assert value.shape[1] == sum(height * width for height, width in sizes), (value.shape, sizes)
     dtype = value.dtype
     tensors = [x if x.dtype == torch.float64 else x.float() for x in (value, locations, weights)]
-    if not is_eager(value):
+    if not _takes_bags(value):
         result = _sample(tensors[0], sizes, *tensors[1:])
     elif use_mmcv and value.is_cuda and (operator := _find_operator_of_mmcv()) is not None:
         result = operator(tensors[0], sizes, *tensors[1:])
     else:
         result = _Bags.apply(tensors[0], tuple(sizes), *tensors[1:])
     return result.to(dtype)
+
+
+def _takes_bags(value: Tensor) -> bool:
+    """Tell whether the values, of any shape, are a plain tensor on a CPU or an NVIDIA GPU, in a pass of eager mode."""
+    return type(value) is Tensor and value.device.type in ("cpu", "cuda") and is_eager()
 
 
 def _sample(value: Tensor, sizes: Sequence[Size], locations: Tensor, weights: Tensor) -> Tensor:

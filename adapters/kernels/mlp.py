@@ -26,13 +26,11 @@ class FusedMlp(Mlp):
     def forward(self, x: Tensor) -> Tensor:
         """Apply both layers, ``(..., C)`` -> ``(..., C')``."""
         dropping = self.training or self.drop1.training or self.drop2.training
-        # The dtype first: it is None where a graph is made, which cannot follow the other questions.
-        dtype = None if dropping else product_dtype(x, self.fc1, self.fc2)
-        if dtype is None:
+        # Eager inference first: a graph cannot follow the other questions.
+        if dropping or not HAS_ONEDNN or not is_eager_cpu_inference(x) or not is_untouched_mlp(self):
             return super().forward(x)
-        gelu = gelu_kind(self.act)
-        others = ((self.drop1, nn.Dropout), (self.norm, nn.Identity), (self.drop2, nn.Dropout))
-        if gelu is None or not all(is_untouched(layer, cls) for layer, cls in others):
+        gelu, dtype = gelu_kind(self.act), product_dtype(x, self.fc1, self.fc2)
+        if gelu is None or dtype is None:
             return super().forward(x)
         first, second = cast_weights(self.fc1, dtype), cast_weights(self.fc2, dtype)
         tokens = x.reshape(-1, x.shape[-1])
@@ -45,9 +43,16 @@ class FusedMlp(Mlp):
         return out.view(*x.shape[:-1], -1)
 
 
+def is_untouched_mlp(mlp: Any) -> bool:
+    """Tell whether calling a perceptron of timm's does nothing but what its class and its layers' own classes do."""
+    layers = {mlp: type(mlp), mlp.act: type(mlp.act), mlp.fc1: nn.Linear, mlp.fc2: nn.Linear}
+    layers |= {mlp.drop1: nn.Dropout, mlp.norm: nn.Identity, mlp.drop2: nn.Dropout}
+    return all(is_untouched(layer, cls) for layer, cls in layers.items())
+
+
 def gelu_kind(activation: nn.Module) -> str | None:
-    """Return oneDNN's name of an activation: ``'none'`` or ``'tanh'`` for an untouched GELU, None for others."""
-    if type(activation) not in _GELUS or not is_untouched(activation, type(activation)):
+    """Return oneDNN's name of an activation: ``'none'`` or ``'tanh'`` for a GELU, None for others."""
+    if type(activation) not in _GELUS:
         return None
     if isinstance(activation, nn.GELU):
         return activation.approximate
@@ -74,11 +79,9 @@ def product_dtype(x: Tensor, *layers: Any) -> torch.dtype | None:
         layers: the linear layers that are to be applied.
 
     Returns:
-        None where the layers have to be called as modules.
+        None where oneDNN has no product of these.
     """
-    if not HAS_ONEDNN or not is_eager_cpu_inference(x) or x.numel() == 0:
-        return None
-    if not all(is_untouched(layer, nn.Linear) for layer in layers):
+    if x.numel() == 0:
         return None
     dtypes = {x.dtype, *(layer.weight.dtype for layer in layers)}
     if torch.is_autocast_enabled("cpu") and torch.float64 not in dtypes:  # autocast leaves doubles alone

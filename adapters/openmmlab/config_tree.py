@@ -1,6 +1,6 @@
 """Searching the tree of dicts and lists that an OpenMMLab config is."""
 
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping
 from typing import Any
 
 Node = MutableMapping[str, Any]
@@ -43,16 +43,27 @@ def children(node: Any) -> Iterator[Any]:
         yield from node
 
 
-def drop_pretrained(node: Any) -> list[str]:
-    """Remove, in place, everything that would load or download pretrained weights; return what it named."""
+def drop_pretrained(node: Any, replaced: Callable[[str], bool] = lambda _: True, place: str = "") -> list[str]:
+    """Remove, in place, everything that would load or download pretrained weights; return what it named.
+
+    Args:
+        node: a model's config, or a part of one.
+        replaced: says of the dotted place of a part, ``'backbone'`` or ``''`` for ``node`` itself, whether its
+            pretrained weights are to go.
+        place: the place of ``node``.
+    """
     dropped: list[str] = []
-    for child in children(node):
-        dropped += drop_pretrained(child)
-    if not isinstance(node, MutableMapping):
+    parts = node.items() if isinstance(node, MutableMapping) else enumerate(children(node))
+    for key, child in parts:
+        dropped += drop_pretrained(child, replaced, f"{place}.{key}".lstrip("."))
+    if not isinstance(node, MutableMapping) or not replaced(place):
         return dropped
     if isinstance(node.get("pretrained"), str):
         dropped.append(node["pretrained"])
         node["pretrained"] = None
+    elif node.get("pretrained") is True:  # a backbone that asks timm while it is built
+        dropped.append(f"those of {node.get('model_name', type_name(node))}")
+        node["pretrained"] = False
     if isinstance(node.get("weights"), str) and "model_name" in node:
         dropped.append(node["weights"])
         node["weights"] = None

@@ -13,7 +13,7 @@ from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 from adapters.describe.counting import Count, count
-from adapters.openmmlab.config_tree import drop_pretrained
+from adapters.openmmlab.config_tree import Node, drop_pretrained, find_owner
 
 #: ``(H, W)`` where a config does not say at which size its images are tested.
 USUAL_SIZES = {"mmdet": (800, 1333), "mmseg": (512, 512)}
@@ -44,11 +44,12 @@ def build_and_count(cfg: Config, size: tuple[int, int] | None = None) -> tuple[n
     scope = cfg.default_scope
     config = copy.deepcopy(cfg.model)
     drop_pretrained(config)
+    channels = _image_channels(config)
 
     def count_on(device: str) -> tuple[nn.Module, Count]:
         with torch.device(device):
             model = revert_sync_batchnorm(MODELS.build(copy.deepcopy(config))).eval()  # building changes configs
-        return model, count(model, size, lambda image: _run(model, scope, image))
+        return model, count(model, size, lambda image: _run(model, scope, image), channels)
 
     try:
         return count_on("meta")
@@ -79,8 +80,17 @@ def image_size(cfg: Config) -> tuple[int, int]:
     return -(-height // divisor) * divisor, -(-width // divisor) * divisor
 
 
+def _image_channels(model: Node) -> int:
+    """Return the channels of the images that a model's backbone takes."""
+    try:
+        backbone = find_owner(model)[0]["backbone"]
+    except ValueError:
+        return 3
+    return (backbone[0] if isinstance(backbone, list) else backbone).get("in_channels", 3)
+
+
 def _run(model: Any, scope: str, image: Tensor) -> None:
-    """Compute a prediction of an image ``(1, 3, H, W)`` up to, but without, the sorting of boxes."""
+    """Compute a prediction of an image ``(1, C, H, W)`` up to, but without, the sorting of boxes."""
     size = (image.shape[-2], image.shape[-1])
     meta = {
         "img_shape": size,

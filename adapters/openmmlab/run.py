@@ -15,14 +15,15 @@ import torch
 from mmengine.config import Config, DictAction
 from mmengine.device import get_device
 from mmengine.registry import RUNNERS, init_default_scope
-from mmengine.runner import Runner
 
-from adapters.openmmlab.checkpoint_hook import latest_checkpoint, use_atomic_checkpoints
+from adapters.openmmlab.checked_runner import CheckedRunner
+from adapters.openmmlab.checkpoint_hook import use_atomic_checkpoints
 from adapters.openmmlab.config_files import find_config
-from adapters.openmmlab.config_tree import drop_pretrained
 from adapters.openmmlab.cpu import choose_precision, distribute_on_cpu
 from adapters.openmmlab.data_check import check_dataset
+from adapters.openmmlab.evaluation import EvaluationOptions, augment_tests, set_outputs
 from adapters.openmmlab.fit import check_fit, fit_backbone
+from adapters.openmmlab.start import check_start, choose_start, existing_checkpoint
 from adapters.registry import OPENMMLAB_REMEDY
 
 SCOPES = ("mmdet", "mmseg")
@@ -66,8 +67,7 @@ def load_config(
         cfg.merge_from_dict(settings)
     register_scope(cfg)
     if backbone:
-        notes += fit_backbone(cfg, backbone)
-        cfg.merge_from_dict(settings)
+        notes += fit_backbone(cfg, backbone, overrides=settings)
     cfg.work_dir = str(Path(work_dir or cfg.get("work_dir") or Path("work_dirs", path.stem)).resolve())
     os.environ.setdefault("LOCAL_RANK", str(local_rank))
     cfg.launcher = launcher
@@ -112,16 +112,23 @@ def train(
     notes += choose_start(cfg, resume)
     check_fit(cfg)
     check_dataset(cfg, ("train_dataloader", "val_dataloader"))
-    _run(cfg, notes, "train")
+    start = check_start(cfg, to_train=True)
+    _run(cfg, [*notes, *start.notes], "train", start.left_out)
 
 
-def test(cfg: Config, notes: Sequence[str], checkpoint: str) -> dict[str, float]:
+def test(
+    cfg: Config,
+    notes: Sequence[str],
+    checkpoint: str,
+    options: EvaluationOptions | None = None,  # noqa: PT028, it is no test of pytest's
+) -> dict[str, float]:
     """Evaluate a checkpoint on a config's test split.
 
     Args:
         cfg: of :func:`load_config`. Changed in place.
         notes: lines for the log.
         checkpoint: path or URL.
+        options: what it writes besides the metrics, and test-time augmentation.
 
     Returns:
         The metrics, by their names in the log.
@@ -130,12 +137,16 @@ def test(cfg: Config, notes: Sequence[str], checkpoint: str) -> dict[str, float]
         ValueError: a mistake in the arguments or the config, with the remedy.
         FileNotFoundError: the dataset is not there, with the command that makes it.
     """
-    cfg.load_from = _existing_checkpoint(checkpoint)
+    cfg.load_from = existing_checkpoint(checkpoint)
     cfg.resume = False
-    notes = [*notes, *_drop_pretrained_for(cfg, cfg.load_from)]
+    options = options or EvaluationOptions()
+    notes = [*notes, *set_outputs(cfg, options)]
     check_fit(cfg)
     check_dataset(cfg, ("test_dataloader",))
-    return _run(cfg, notes, "test")
+    start = check_start(cfg, to_train=False)
+    if options.tta:
+        notes += augment_tests(cfg)
+    return _run(cfg, [*notes, *start.notes], "test", start.left_out)
 
 
 def register_scope(cfg: Config) -> None:
@@ -177,46 +188,17 @@ def enable_auto_scale_lr(cfg: Config) -> None:
     cfg.auto_scale_lr.enable = True
 
 
-def choose_start(cfg: Config, resume: str | None) -> list[str]:
-    """Decide from which checkpoint a run goes on, if any; an argument comes before the config.
+def _run(cfg: Config, notes: Sequence[str], task: str, left_out: frozenset[str]) -> Any:
+    """Build the runner, log the notes, and run ``'train'`` or ``'test'``; return what that returns.
 
-    Returns:
-        Notes for the user.
-
-    Raises:
-        ValueError: the checkpoint does not exist.
+    Args:
+        cfg: of the run.
+        notes: lines for the log.
+        task: ``'train'`` or ``'test'``.
+        left_out: names of the checkpoint's tensors that are not to be loaded, though they fit.
     """
-    if resume is None and cfg.get("resume"):
-        resume = cfg.get("load_from") or "auto"
-    if resume is None:
-        return []
-    path = latest_checkpoint(cfg.work_dir) if resume == "auto" else _existing_checkpoint(resume)
-    cfg.resume = path is not None
-    if path is None:
-        return [f"nothing to resume in {cfg.work_dir}: training starts from the beginning"]
-    cfg.load_from = path
-    return [f"resuming from {path}", *_drop_pretrained_for(cfg, path)]
-
-
-def _existing_checkpoint(path: str) -> str:
-    """Check that a checkpoint exists, unless it is a URL."""
-    if "://" not in path and not Path(path).is_file():
-        raise ValueError(f"there is no checkpoint {path!r} (from {Path.cwd()}).")
-    return path
-
-
-def _drop_pretrained_for(cfg: Config, checkpoint: str) -> list[str]:
-    """Remove what would load or download pretrained weights, since a checkpoint replaces them all.
-
-    mmengine's Runner initialises the weights before it resumes.
-    """
-    sources = dict.fromkeys(drop_pretrained(cfg.model))
-    return [f"pretrained weights set aside, {checkpoint} replaces them: {', '.join(sources)}"] if sources else []
-
-
-def _run(cfg: Config, notes: Sequence[str], task: str) -> Any:
-    """Build the runner, log the notes, and run ``'train'`` or ``'test'``; return what that returns."""
-    runner = RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
+    runner = RUNNERS.build(cfg) if "runner_type" in cfg else CheckedRunner.from_cfg(cfg)
+    runner.left_out = left_out
     for note in notes:
         runner.logger.info(note)
     result = getattr(runner, task)()

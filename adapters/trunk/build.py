@@ -1,6 +1,7 @@
 """Building the wrapped timm model: names, the arguments that adapters own, and what timm has to offer."""
 
 import difflib
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -8,6 +9,10 @@ import timm
 import torch
 from timm.models import list_models, model_entrypoint
 from torch import nn
+
+from adapters.trunk.dilation import OUTPUT_STRIDE, build_dilated
+from adapters.trunk.hosted_models import create_timm_model, hosted_model
+from adapters.trunk.norm_acts import keep_activations
 
 T = TypeVar("T")
 
@@ -21,7 +26,6 @@ OWNED_ARGUMENTS: dict[str, str] = {
     "checkpoint_path": "weights='path/to/checkpoint'",
     "features_only": "nothing: an adapter always returns feature maps",
     "out_indices": "out_indices=... of the adapter",
-    "output_stride": "nothing: an adapter's levels are those of the model as it was trained",
     "num_classes": "nothing: the classifier is removed",
     "global_pool": "nothing: the classifier is removed",
     "img_size": "nothing: every size is accepted at each call",
@@ -35,19 +39,27 @@ OWNED_ARGUMENTS: dict[str, str] = {
 
 
 def split_tag(model_name: str) -> tuple[str, str]:
-    """Split ``'twins_svt_small.in1k'`` into ``('twins_svt_small', 'in1k')``; the tag may be empty."""
+    """Split ``'twins_svt_small.in1k'`` into ``('twins_svt_small', 'in1k')``; the tag may be empty.
+
+    The name of a hosted model (``'local-dir:FOLDER'``) has no tag.
+    """
+    if ":" in model_name:
+        return model_name, ""
     name, _, tag = model_name.partition(".")
     return name, tag
 
 
 def check_model_name(model_name: str) -> None:
-    """Check a timm model name, with or without the tag of its weights.
+    """Check a timm model name, with or without the tag of its weights, or that of a hosted model.
 
     Raises:
-        ValueError: timm has no such model, or the model has no such tag; the nearest names are listed.
+        ValueError: timm has no such model, or the model has no such tag; the nearest names are listed. Or a hosted
+            model cannot be found, or is none of timm's.
     """
     if not isinstance(model_name, str):
         raise ValueError(f"model_name={model_name!r} must be a string such as 'twins_svt_small'.")
+    if hosted_model(model_name) is not None:
+        return
     name, tag = split_tag(model_name)
     if not timm.is_model(name):
         known = list_models()
@@ -64,7 +76,9 @@ def check_model_name(model_name: str) -> None:
 
 def timm_module_name(model_name: str) -> str:
     """The timm file that a model comes from, such as ``'twins'`` or ``'vision_transformer'``."""
-    return model_entrypoint(split_tag(model_name)[0]).__module__.rsplit(".", 1)[-1]
+    hosted = hosted_model(model_name)
+    name = split_tag(model_name)[0] if hosted is None else hosted.architecture
+    return model_entrypoint(name).__module__.rsplit(".", 1)[-1]
 
 
 def check_trunk_arguments(arguments: Mapping[str, Any]) -> None:
@@ -96,15 +110,23 @@ def build_trunk(
         ValueError: timm refuses an argument or a value; its reason is passed on.
     """
     # Named even when it is zero: some models have another default.
-    arguments = dict(trunk, in_chans=in_channels, drop_path_rate=drop_path_rate, **sizing)
+    arguments = dict(trunk, in_chans=in_channels, drop_path_rate=drop_path_rate)
+    create = functools.partial(_create, model_name, sizing)
+    model = build_dilated(create, model_name, arguments) if OUTPUT_STRIDE in trunk else create(arguments)
+    keep_activations(model)
+    return model
+
+
+def _create(model_name: str, sizing: Mapping[str, Any], own_arguments: Mapping[str, Any]) -> nn.Module:
+    arguments = {**own_arguments, **sizing}
     try:
         try:
-            return timm.create_model(model_name, pretrained=False, **arguments)
+            return create_timm_model(model_name, pretrained=False, **arguments)
         except TypeError as error:
-            if drop_path_rate or "'drop_path_rate'" not in str(error):
+            if arguments["drop_path_rate"] or "'drop_path_rate'" not in str(error):
                 raise
             del arguments["drop_path_rate"]
-            return timm.create_model(model_name, pretrained=False, **arguments)
+            return create_timm_model(model_name, pretrained=False, **arguments)
     except TypeError as error:
         refused = next((key for key in arguments if repr(key) in str(error)), None)
         if refused is None:

@@ -5,7 +5,6 @@ from typing import Any
 
 from timm.models import group_parameters
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from adapters.trunk.layers import WITH_THE_LAST, WITH_THE_STEM
 
@@ -99,5 +98,5 @@ def _embedding(name: str) -> str:
 
 
 def batch_norms(module: nn.Module) -> list[nn.Module]:
-    """List the layers that ``norm_eval`` keeps in eval mode: those with running statistics."""
-    return [child for child in module.modules() if isinstance(child, _BatchNorm)]
+    """List the layers that ``norm_eval`` keeps in eval mode: those with running statistics, also mmcv's SyncBN."""
+    return [child for child in module.modules() if "running_mean" in child._buffers]

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import is_in_torch_dispatch_mode
+
+from adapters.kernels.cpu import is_eager
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Memo:
             parameters: all that ``compute`` reads.
             compute: makes the result.
         """
-        if torch.is_grad_enabled() or torch.compiler.is_compiling() or is_in_torch_dispatch_mode():
+        if torch.is_grad_enabled() or not is_eager():
             return compute()
         if any(parameter.is_inference() for parameter in parameters):
             return compute()  # torch counts no changes to these

@@ -66,6 +66,17 @@ def forget_size(embedding: Any) -> None:
         embedding.strict_img_size = False
 
 
+def call_every_layer(trunk: nn.Module) -> None:
+    """Have attention (EVA, BEiT, SwinV2) call its ``qkv`` layer and add its biases after that.
+
+    timm otherwise reads the weight past the layer, so that a LoRA, a hook or a quantised weight has no effect.
+    """
+    module: Any
+    for module in trunk.modules():
+        if hasattr(module, "qkv_bias_separate"):
+            module.qkv_bias_separate = True
+
+
 def switch_off_bias_caches(trunk: nn.Module) -> None:
     """Have attention biases gathered in every pass, as timm does in training.
 

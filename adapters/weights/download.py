@@ -1,57 +1,51 @@
-"""Fetching a checkpoint by its name, a path, a URL or a repository on the Hugging Face hub, and reading it."""
+"""Fetch a checkpoint by its name, a path, a URL or a repository on the Hugging Face hub, and read it."""
 
 import hashlib
 import http.client
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
 from urllib.parse import unquote, urlparse
 from urllib.request import url2pathname
 
 import torch
 from filelock import FileLock
-from timm.models import load_state_dict_from_hf
 from tqdm import tqdm
 
 from adapters.files import atomic_write
-from adapters.weights.file import first_line, read_file
+from adapters.weights.contents import Contents
+from adapters.weights.file import read_file
+from adapters.weights.folder import read_folder
+from adapters.weights.hub import HUB, read_repository
 from adapters.weights.source import SUPPORTED
 
 #: Bytes read from a connection at a time.
 _CHUNK = 1 << 20
 
-#: Beginning of the name of a repository on the Hugging Face hub.
-_HUB = "hf-hub:"
-
-_SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
+#: What timm puts before the path of a folder with a model.
+LOCAL_FOLDER = "local-dir:"
 
 
-def fetch_contents(name: str) -> Mapping[str, Any]:
+def fetch_contents(name: str) -> Contents:
     """Return what the checkpoint behind a path, a URL or a hub name holds, downloading it where needed.
 
     Raises:
         ValueError: it cannot be found, fetched or read.
     """
-    if not name.startswith(_HUB):
-        return read_file(locate(name))
-    try:
+    if name.startswith(HUB):
         with one_process_at_a_time(name.replace("/", "-").replace(":", "-")):
-            return load_state_dict_from_hf(name.removeprefix(_HUB))
-    except Exception as error:  # the hub's client has many exceptions of its own
-        raise ValueError(
-            f"weights={name!r} could not be fetched from the Hugging Face hub ({type(error).__name__}: "
-            f"{first_line(error)}). Download it elsewhere and give the path of the file."
-        ) from error
+            return read_repository(name)
+    path = locate(name.removeprefix(LOCAL_FOLDER))
+    return read_folder(path) if path.is_dir() else read_file(path)
 
 
 def locate(name: str) -> Path:
-    """Return the local file of a path or a URL; a URL is downloaded once, also where several processes ask for it.
+    """Return the local file or folder of a path or a URL; a URL is downloaded once, also where several processes ask.
 
     Raises:
-        ValueError: there is no such file, or the download failed.
+        ValueError: there is no such file or folder, or the download failed.
     """
     url = urlparse(name)
     if url.scheme in ("http", "https"):
@@ -62,12 +56,7 @@ def locate(name: str) -> Path:
         raise ValueError(f"weights={name!r}: {url.scheme}:// is not supported; give {SUPPORTED}.")
     else:
         path = Path(name).expanduser()
-    if path.is_dir():
-        files = sorted(file.name for file in path.iterdir() if file.suffix in _SUFFIXES)
-        raise ValueError(
-            f"weights={name!r} is a folder; name the checkpoint in it: {', '.join(files[:8]) or 'it holds none'}."
-        )
-    if not path.is_file():
+    if not path.exists():
         raise ValueError(f"weights={name!r} is no file (looked at {path.absolute()}); give {SUPPORTED}.")
     return path
 

@@ -37,6 +37,8 @@ class Format:
         write: timm's names -> its own, and the tensors that it has no place for.
         timm_modules: timm files whose models have such checkpoints; empty for all.
         window_padding: ``TwinsAdapter``'s name for the padding of windows in the project's Twins-SVT.
+        note: a line for the report about a difference that names do not show.
+        output_norms: a pattern of the names of norms that the project applies to its maps, and timm's model has not.
     """
 
     name: str
@@ -45,6 +47,8 @@ class Format:
     write: Callable[[StateDict], tuple[StateDict, StateDict]]
     timm_modules: tuple[str, ...] = ()
     window_padding: str = "zero"
+    note: str = ""
+    output_norms: str = ""
 
     def serves(self, timm_modules: tuple[str, ...]) -> bool:
         """Return whether models of these timm files have checkpoints in this format."""

@@ -43,13 +43,16 @@ def load_weights(adapter: WeightsTarget, source: Source | None) -> Report | None
 def _best_match(adapter: WeightsTarget, source: Source) -> Match:
     """Return the interpretation with the fewest problems; timm's filter is not asked where the names alone will do."""
     best: Match | None = None
-    for interpretation in interpretations(adapter, source):
-        candidate = match(adapter, interpretation)
-        # Of two that fit, the later one: there timm itself has resized what is of another size.
-        if best is None or len(candidate.problems) <= len(best.problems):
-            best = candidate
-        if candidate.is_exact or (not candidate.problems and interpretation.img_size):
-            break
+    for group in interpretations(adapter, source):
+        for interpretation in group:
+            candidate = match(adapter, interpretation)
+            # Of two that fit, the later one: there timm itself has resized what is of another size.
+            if best is None or len(candidate.problems) <= len(best.problems):
+                best = candidate
+            if candidate.is_exact or (not candidate.problems and interpretation.img_size):
+                return candidate
+        if best is not None and not best.problems:
+            return best
     assert best is not None, "a source has at least one interpretation"
     return best
 

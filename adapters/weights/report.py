@@ -20,6 +20,7 @@ class Report:
         loaded, expected: numbers of tensors of the adapter.
         fresh: parts of the adapter that the checkpoint holds nothing of, and how they start.
         left_out: reasons why tensors of the checkpoint were not used, and the tensors.
+        elsewhere: names of the file's tensors that lie beside the backbone, as patterns.
         notes: tensors that were not simply copied, and settings that deserve a look.
     """
 
@@ -29,6 +30,7 @@ class Report:
     expected: int = 0
     fresh: list[str] = field(default_factory=list)
     left_out: dict[str, list[str]] = field(default_factory=dict)
+    elsewhere: list[str] = field(default_factory=list)
     notes: list[Row] = field(default_factory=list)
 
     def leave_out(self, reason: str, name: str) -> None:
@@ -39,6 +41,10 @@ class Report:
         line = f"loaded {self.loaded} of {self.expected} tensors from {self.source} ({self.found_as})"
         for reason, names in self.left_out.items():
             line += f"; left out {len(names)} ({reason}: {some(names, 2)})"
+        if self.elsewhere:
+            line += (
+                f"; left out {len(self.elsewhere)} elsewhere in the file ({some(list(dict.fromkeys(self.elsewhere)))})"
+            )
         line += "".join(f"; {part}" for part in self.fresh)
         return line + (":\n" + table(self.notes) if self.notes else "")
 

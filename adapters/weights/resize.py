@@ -15,7 +15,8 @@ def resize(name: str, tensor: Tensor, target: Tensor, interpretation: Interpreta
 
     Args:
         name: timm's name of it.
-        tensor: a first convolution ``(O, C_in, k, k)``, position embeddings ``(1, L, C)``, or anything else.
+        tensor: a first convolution ``(O, C_in, k, k)``, position embeddings ``(1, L, C)``, or anything else, such
+            as the weight ``(O, C)`` of a linear layer for a 1 x 1 convolution.
         target: the model's tensor of this name.
         interpretation: the checkpoint, with the size that its position embeddings are for, if that is known.
         in_channels: channels of the model's images.
@@ -31,6 +32,8 @@ def resize(name: str, tensor: Tensor, target: Tensor, interpretation: Interpreta
             return adapt_input_conv(in_channels, tensor)
         except NotImplementedError:
             return tensor
+    if tensor.shape != target.shape and _without_ones(tensor) == _without_ones(target):
+        return tensor.reshape(target.shape)
     return tensor
 
 
@@ -51,6 +54,11 @@ def resize_hint(name: str, tensor: Tensor, target: Tensor, interpretation: Inter
     if name in interpretation.info.first_convs and tensor.ndim == target.ndim:
         return "; channels other than 3 cannot be adapted, build the adapter with the checkpoint's in_channels"
     return ""
+
+
+def _without_ones(tensor: Tensor) -> list[int]:
+    """List the dimensions that count; a linear layer's weight and a 1 x 1 convolution's have the same."""
+    return [size for size in tensor.shape if size != 1]
 
 
 def _are_positions(tensor: Tensor, target: Tensor) -> bool:

@@ -11,6 +11,8 @@ import torch
 from timm.models import _builder
 from torch import Tensor, nn
 
+from adapters.trunk.dilation import without_output_stride
+from adapters.trunk.hosted_models import create_timm_model
 from adapters.weights.download import one_process_at_a_time
 from adapters.weights.file import StateDict, first_line
 
@@ -84,7 +86,7 @@ def catch_timm_loading(
     calls: list[dict[str, Any]] = []
     catch = mock.patch.object(_builder, "load_pretrained", lambda _, **loading: calls.append(loading))
     with catch, torch.device(device):
-        model = timm.create_model(model_name, pretrained=True, in_chans=in_channels, **arguments)
+        model = create_timm_model(model_name, pretrained=True, in_chans=in_channels, **without_output_stride(arguments))
     assert len(calls) == 1, f"timm loaded {model_name} {len(calls)} times"
     return TimmCheckpointInfo(model, calls[0])
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
-from torch.utils._python_dispatch import is_in_torch_dispatch_mode
+
+from adapters.kernels.cpu import is_eager
 
 #: Label of a pad among the labels of a window's cells.
 PAD = -1
@@ -155,8 +155,8 @@ class Windows:
 
 def windows_of(batch: int, rows: Axis, columns: Axis, device: torch.device) -> Windows:
     """Return the windows of a batch of equal grids, made once for all blocks and passes that cut alike."""
-    # Tensors that hold no data, or that a graph is to make, must not be kept for others.
-    if is_in_torch_dispatch_mode() or torch.compiler.is_compiling():
+    # Tensors that hold no data, or that a graph or a transform makes, must not be kept for others.
+    if not is_eager():
         return Windows(batch, rows, columns, device)
     return _kept_windows(batch, rows, columns, device)
 
@@ -170,25 +170,29 @@ def _kept_windows(batch: int, rows: Axis, columns: Axis, device: torch.device) -
 # Each is the other's derivative. Autograd would derive an indexed addition instead, which is far slower.
 
 
-class _Split(torch.autograd.Function):
+class _WindowsFunction(torch.autograd.Function):
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, tokens: Tensor, windows: Windows) -> Tensor:
-        ctx.windows = windows
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Windows], output: Tensor) -> None:  # noqa: ARG004, torch's
+        ctx.windows = inputs[1]
+
+
+class _Split(_WindowsFunction):
+    @staticmethod
+    def forward(tokens: Tensor, windows: Windows) -> Tensor:
         return windows.gather(tokens)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return ctx.windows.scatter(grad.contiguous()), None
+        return _Join.apply(grad.contiguous(), ctx.windows), None
 
 
-class _Join(torch.autograd.Function):
+class _Join(_WindowsFunction):
     @staticmethod
-    def forward(ctx: Any, windows_tokens: Tensor, windows: Windows) -> Tensor:
-        ctx.windows = windows
+    def forward(windows_tokens: Tensor, windows: Windows) -> Tensor:
         return windows.scatter(windows_tokens)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return ctx.windows.gather(grad.contiguous()), None
+        return _Split.apply(grad.contiguous(), ctx.windows), None

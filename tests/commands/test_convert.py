@@ -11,7 +11,19 @@ import torch
 from mmengine.logging import MMLogger
 from mmengine.runner.checkpoint import load_checkpoint
 from safetensors.torch import load_file, save_file
-from small_checkpoints import PCPVT, SVT, StateDict, below, load_twins, mmseg_model, save, twins, vit, with_norms
+from small_checkpoints import (
+    PCPVT,
+    SVT,
+    StateDict,
+    below,
+    load_twins,
+    mmseg_model,
+    save,
+    timm_model,
+    twins,
+    vit,
+    with_norms,
+)
 
 from adapters.commands.convert import main, make_parser
 from adapters.weights.file import read_file
@@ -142,12 +154,12 @@ def test_a_large_head_is_no_backbone(tmp_path: Path, run) -> None:
 
 def test_a_prefix_chooses(tmp_path: Path, run) -> None:
     other = twins(PCPVT, seed=8).state_dict()
-    student = twins(PCPVT, seed=9).state_dict()
-    save({**below(other, "teacher."), **below(student, "student.")}, tmp_path / "a.pth")
-    with pytest.raises(ValueError, match=r"2 backbones that fit equally well, below 'teacher\.', 'student\.'"):
+    depth = twins(PCPVT, seed=9).state_dict()
+    save({**below(other, "rgb."), **below(depth, "depth.")}, tmp_path / "a.pth")
+    with pytest.raises(ValueError, match=r"2 backbones that fit equally well, below 'rgb\.', 'depth\.'"):
         run(tmp_path / "a.pth", tmp_path / "b.pth", "--to", "adapters")
-    run(tmp_path / "a.pth", tmp_path / "b.pth", "--to", "adapters", "--prefix", "student")
-    assert_same(tensors(tmp_path / "b.pth"), below(student, "trunk."))
+    run(tmp_path / "a.pth", tmp_path / "b.pth", "--to", "adapters", "--prefix", "depth")
+    assert_same(tensors(tmp_path / "b.pth"), below(depth, "trunk."))
 
 
 def test_errors_of_the_command_are_one_line_and_leave_no_file(tmp_path: Path) -> None:
@@ -158,3 +170,36 @@ def test_errors_of_the_command_are_one_line_and_leave_no_file(tmp_path: Path) ->
     assert "is a web page, not a checkpoint" in result.stderr
     assert "Traceback" not in result.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.pth"]
+
+
+def test_a_model_by_name_reads_what_only_loading_can_and_compares_each_tensor(tmp_path: Path, run) -> None:
+    model = timm_model("resnet10t", {}, num_classes=5)
+    neck = {"neck.weight": torch.ones(1), "optimizer.state": torch.ones(1)}
+    save({"state_dict": {**below(model.state_dict(), "backbone."), **neck}}, tmp_path / "a.pth")
+    out = run(tmp_path / "a.pth", tmp_path / "b.pth", "--to", "timm", "--model", "resnet10t")
+    assert "loaded 84 of 84 tensors" in out
+    assert "no tensor was compared" not in out
+    bare = timm_model("resnet10t", {}, num_classes=0)
+    bare.load_state_dict(tensors(tmp_path / "b.pth"))  # The classifier of five classes is not resnet10t's.
+    assert torch.equal(bare.conv1[0].weight, model.conv1[0].weight)
+    with pytest.raises(ValueError, match=r"does not fit resnet18.*Nothing was loaded"):
+        run(tmp_path / "a.pth", tmp_path / "c.pth", "--to", "timm", "--model", "resnet18")
+    assert not (tmp_path / "c.pth").exists()
+
+
+def test_a_model_by_name_keeps_its_classifier(tmp_path: Path, run) -> None:
+    state = timm_model("resnet10t", {}).state_dict()
+    save(below(state, "module."), tmp_path / "a.pth")
+    run(tmp_path / "a.pth", tmp_path / "b.safetensors", "--to", "timm", "--model", "resnet10t", "--prefix", "module")
+    assert_same(load_file(str(tmp_path / "b.safetensors")), state)
+    run(tmp_path / "a.pth", tmp_path / "c.pth", "--to", "adapters", "--model", "resnet10t")
+    assert_same(tensors(tmp_path / "c.pth"), below(state, "trunk."))
+    with pytest.raises(ValueError, match="the model is no Twins, and mmseg's names are for Twins"):
+        run(tmp_path / "a.pth", tmp_path / "d.pth", "--to", "mmseg", "--model", "resnet10t")
+
+
+def test_names_that_were_not_compared_are_told(tmp_path: Path, run) -> None:
+    save({"model": below(vit().state_dict(), "teacher.backbone.")}, tmp_path / "a.pth")
+    out = run(tmp_path / "a.pth", tmp_path / "b.pth", "--to", "timm", "--prefix", "teacher.backbone")
+    assert "note: no tensor was compared with a model's; --model NAME does that" in out
+    assert_same(tensors(tmp_path / "b.pth"), vit().state_dict())

@@ -15,6 +15,7 @@ def test_printed_description_of_a_model(capsys: pytest.CaptureFixture) -> None:
     printed = capsys.readouterr().out
     for line in (
         "twins_svt_small, served by TwinsAdapter",
+        "images         mean [123.675, 116.28, 103.53], std [58.395, 57.12, 57.375], RGB",
         "parameters     23.55 M",
         "at 512 x 512",
         "whole model    24.06 M, 2.93 G at 224 x 224",
@@ -70,6 +71,13 @@ def test_a_config_with_another_backbone(capsys: pytest.CaptureFixture) -> None:
     assert "EncoderDecoder" in printed
     assert "levels         channels [64, 128, 256, 512], strides [4, 8, 16, 32]" in printed
     assert "backbone 23.55" in printed
+    assert "images         mean [123.675, 116.28, 103.53], std [58.395, 57.12, 57.375], RGB" in printed
+
+
+def test_a_config_for_five_channels(capsys: pytest.CaptureFixture) -> None:
+    arguments = ["mmdet::retinanet_r18_fpn_1x_coco", "--backbone", "resnet18", "--size", "64", "64"]
+    assert main([*arguments, "--cfg-options", "model.backbone.in_channels=5"]) == 0
+    assert "images         not of three channels" in capsys.readouterr().out
 
 
 def test_a_config_that_ships_with_mmdet(capsys: pytest.CaptureFixture) -> None:

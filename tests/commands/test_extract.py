@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from PIL import Image
 from safetensors.torch import load_file
@@ -38,11 +39,18 @@ def images(tmp_path: Path) -> Path:
     return make_images(folder, 4)
 
 
-def config(tmp_path: Path, bgr_to_rgb: bool = True, kind: str = "TimmAdapter", backbone: dict | None = None) -> str:
+def config(
+    tmp_path: Path, bgr_to_rgb: bool = True, kind: str = "TimmAdapter", backbone: dict | None = None, bands: int = 3
+) -> str:
     path = tmp_path / "config.py"
     options = TINY if backbone is None else backbone
     text = ", ".join(f"{key}={value!r}" for key, value in options.items())
-    path.write_text(CONFIG.format(bgr_to_rgb=bgr_to_rgb, type=kind, backbone=text))
+    written = CONFIG.format(bgr_to_rgb=bgr_to_rgb, type=kind, backbone=text)
+    if bands != 3:
+        written = written.replace("[10.0, 20.0, 30.0]", f"[10.0] * {bands}").replace(
+            "[50.0, 60.0, 70.0]", f"[50.0] * {bands}"
+        )
+    path.write_text(written)
     return str(path)
 
 
@@ -104,6 +112,11 @@ def test_a_pyramid_for_a_token_model(images: Path, tmp_path: Path) -> None:
             "device='cuda:77' cannot be used",
         ),
         (["--backbone", "resnet18", "--outputs", "embedding", "--visualize"], "--visualize draws the pyramid"),
+        (["--backbone", "resnet18", "--checkpoint", "random", "--outputs", "cls"], "resnet18 has no class token"),
+        (["--backbone", "resnet18", "--checkpoint", "random", "--out-norm"], "resnet18 has no final norm"),
+        (["--backbone", "resnet18", "--white", "1,99"], "--white 1,99 must be a number; percentiles are --percentiles"),
+        (["--backbone", "resnet18", "--percentiles", "1"], "--percentiles 1 must be two of 0 to 100"),
+        (["--backbone", "resnet18", "--black", "5"], "black=5 needs white="),
         (["--config", "none.py"], "there is no config 'none.py'"),
         (["--config", "adapters::retinanet_twin"], "Did you mean adapters::detection/retinanet_twins"),
         (["--config", "CONFIG"], "names no weights .*--checkpoint random"),
@@ -132,6 +145,64 @@ def test_a_resumed_run_keeps_its_threads(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text('{"threads": 7}')
     assert options_of(make_parser().parse_args(arguments), "pyramid", tmp_path).threads == 7
     assert options_of(make_parser().parse_args([*arguments, "--threads", "3"]), "pyramid", tmp_path).threads == 3
+
+
+def test_dark_and_missing_images_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "scans"
+    folder.mkdir()
+    pixels = np.random.default_rng(0).integers(0, 4096, (40, 50), dtype=np.uint16)
+    Image.fromarray(pixels).save(folder / "xray.png")
+    (folder / "gone.png").symlink_to("nowhere.png")
+    arguments = [
+        str(folder),
+        "--backbone",
+        "test_resnet",
+        "--checkpoint",
+        "random",
+        "--device",
+        "cpu",
+        "--workers",
+        "0",
+    ]
+    assert main([*arguments, "--out", str(tmp_path / "dark")]) == 1
+    printed = capsys.readouterr().err
+    assert f"1 of them nearly black (note in the manifest), such as {folder}/xray.png, dark: the maximum is" in printed
+    assert "--white 4095" in printed
+    assert f"{folder}/gone.png: no such file: a link to nowhere.png, which is not there" in printed
+    gone, xray = read_manifest(tmp_path / "dark")
+    assert (gone["status"], gone["note"], xray["status"]) == ("failed", None, "ok")
+    assert xray["note"] == f"dark: the maximum is {pixels.max()} of 65535"
+    main([*arguments, "--out", str(tmp_path / "bright"), "--white", "4095"])
+    assert "black" not in capsys.readouterr().err
+    maps = [
+        load_file(tmp_path / out / read_manifest(tmp_path / out)[1]["file"])["level0"] for out in ("dark", "bright")
+    ]
+    assert not torch.allclose(*maps, rtol=0.01)
+    with pytest.raises(ValueError, match=r"white 4095\.0 instead of null"):
+        main([*arguments, "--out", str(tmp_path / "dark"), "--white", "4095"])
+
+
+def test_bands_tokens_and_norms(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bands = np.random.default_rng(0).integers(0, 65536, (40, 50, 6), dtype=np.uint16)
+    np.save(tmp_path / "bands.npy", bands)
+    tifffile.imwrite(tmp_path / "bands.tif", bands, photometric="minisblack", planarconfig="contig")
+    tokens = {"model_name": "vit_small_patch14_reg4_dinov2", "trunk": {"depth": 2, "embed_dim": 48, "num_heads": 4}}
+    common = [str(tmp_path / "bands.*"), "--config", config(tmp_path, backbone={**tokens, "in_channels": 6}, bands=6)]
+    common += ["--checkpoint", "random", "--device", "cpu", "--workers", "0", "--out", str(tmp_path / "out")]
+    assert main([*common, "--outputs", "pyramid,cls,registers", "--out-norm", "--visualize"]) == 0
+    first, second = (load_file(tmp_path / "out" / row["file"]) for row in read_manifest(tmp_path / "out"))
+    assert {key: tuple(value.shape) for key, value in first.items()} == {
+        **{"level0": (48, 3, 4), "level1": (48, 3, 4), "cls": (48,), "registers": (4, 48)}
+    }
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    with pytest.raises(ValueError, match="out_norm false instead of true"):
+        main([*common, "--outputs", "pyramid,cls,registers"])
+    with pytest.raises(ValueError, match="normalise 6 bands, and the model takes 3: give one for each"):
+        main([*common, "--in-channels", "3"])
+    plain = [str(tmp_path / "bands.tif"), "--backbone", "test_resnet", "--checkpoint", "random", "--device", "cpu"]
+    assert main([*plain, "--out", str(tmp_path / "three"), "--workers", "0"]) == 1
+    assert "6 bands, and the model takes 3: convert the image, or build the model with" in capsys.readouterr().err
+    assert main([*plain, "--out", str(tmp_path / "six"), "--workers", "0", "--in-channels", "6"]) == 0
 
 
 def test_what_is_missing_is_named(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,108 +13,16 @@ from typing import Any
 
 import pytest
 import torch
-from lab.shapes import ShapesSettings, make_dataset
 from mmengine.config import Config
+from mmengine.registry import MODELS
+from small_runs import DETECTION, REPOSITORY, SEGMENTATION, TRUNK
+from zoo import randomise
 
 import adapters
 from adapters.commands import test, train
 from adapters.openmmlab.checkpoint_hook import latest_checkpoint
 from adapters.openmmlab.run import load_config
 from adapters.openmmlab.run import test as run_test
-
-REPOSITORY = Path(__file__).resolve().parents[2]
-TRUNK = {"depths": [1, 1, 1, 1], "embed_dims": [16, 32, 64, 128]}
-
-COMMON = """
-train_cfg = dict(type="IterBasedTrainLoop", max_iters=4, val_interval=4)
-val_cfg = dict(type="ValLoop")
-test_cfg = dict(type="TestLoop")
-optim_wrapper = dict(type="OptimWrapper", optimizer=dict(type="AdamW", lr=1e-4))
-default_hooks = dict(checkpoint=dict(interval=2), logger=dict(interval=1))
-train_dataloader = dict(batch_size=2, num_workers=0, persistent_workers=False, dataset=dict(data_root=data_root))
-val_dataloader = dict(num_workers=0, persistent_workers=False, dataset=dict(data_root=data_root))
-test_dataloader = val_dataloader
-visualizer = dict(name="{name}")  # mmengine keeps one per name and process
-"""
-
-DETECTION = (
-    """
-_base_ = [
-    "{repository}/configs/_base_/models/retinanet_fpn.py",
-    "{repository}/configs/_base_/datasets/shapes_detection.py",
-    "{repository}/configs/_base_/runtime/detection.py",
-]
-data_root = "{data_root}/"
-model = dict(
-    backbone=dict(model_name="twins_svt_small", trunk={trunk}),
-    neck=dict(in_channels=[16, 32, 64, 128], out_channels=32),
-    bbox_head=dict(in_channels=32, feat_channels=32, stacked_convs=1),
-    test_cfg=dict(nms_pre=20, score_thr=0.0, max_per_img=5),
-)
-val_evaluator = dict(ann_file=data_root + "annotations/instances_val.json")
-test_evaluator = val_evaluator
-"""
-    + COMMON
-)
-
-SEGMENTATION = (
-    """
-_base_ = [
-    "{repository}/configs/_base_/datasets/shapes_semantic.py",
-    "{repository}/configs/_base_/runtime/segmentation.py",
-]
-data_root = "{data_root}/"
-norm_cfg = dict(type="SyncBN", requires_grad=True)
-model = dict(
-    type="EncoderDecoder",
-    data_preprocessor=dict(type="SegDataPreProcessor", size=(64, 64), seg_pad_val=255),
-    backbone=dict(type="mmdet.ResNet", depth=18, norm_cfg=norm_cfg),
-    decode_head=dict(
-        type="FCNHead",
-        in_channels=[64, 128, 256, 512],
-        in_index=[0, 1, 2, 3],
-        input_transform="resize_concat",
-        channels=16,
-        num_convs=1,
-        num_classes=7,
-        norm_cfg=norm_cfg,
-        loss_decode=dict(type="CrossEntropyLoss"),
-    ),
-    train_cfg=dict(),
-    test_cfg=dict(mode="whole"),
-)
-crop_size = (64, 64)
-train_pipeline = [
-    dict(type="LoadImageFromFile"),
-    dict(type="LoadAnnotations"),
-    dict(type="RandomCrop", crop_size=crop_size),
-    dict(type="PackSegInputs"),
-]
-"""
-    + COMMON
-    + "train_dataloader['dataset']['pipeline'] = train_pipeline\n"
-)
-
-
-@pytest.fixture(scope="session")
-def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data") / "shapes"
-    make_dataset(folder, ShapesSettings(train=8, val=3, size_range=(64, 80)))
-    return folder
-
-
-@pytest.fixture
-def config(tmp_path: Path, data_root: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Writes a config of a kind into a folder that is the current one, far from the repository."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
-
-    def write(text: str) -> str:
-        values = {"repository": REPOSITORY, "data_root": data_root, "trunk": TRUNK, "name": tmp_path.name}
-        Path("tiny.py").write_text(text.format(**values))
-        return "tiny.py"
-
-    return write
 
 
 def records(work_dir: Path | str) -> list[dict[str, Any]]:
@@ -291,3 +199,33 @@ def test_a_record_of_a_checkpoint_that_is_gone(config: Any) -> None:
     Path("run/last_checkpoint").write_text("/elsewhere/iter_2.pth")
     with pytest.raises(ValueError, match=r"last_checkpoint names /elsewhere/iter_2.pth, which does not exist"):
         train.main(["tiny.py", "--work-dir", "run", "--resume"])
+
+
+@pytest.mark.slow
+def test_a_training_starts_from_a_whole_model_offline(config: Any) -> None:
+    path = config(DETECTION)
+    state = randomise(MODELS.build(load_config(path)[0].model)).state_dict()
+    torch.save({"state_dict": state}, "whole.pth")
+    torch.save({"state_dict": {key: value for key, value in state.items() if "backbone" not in key}}, "heads.pth")
+    options = ["train_cfg.max_iters=1", "model.backbone.weights=/nowhere.pth", "optim_wrapper.optimizer.lr=0.0"]
+    options += ["optim_wrapper.optimizer.weight_decay=0.0", "model.bbox_head.num_classes=6"]
+    train.main([path, "--work-dir", "run", "--cfg-options", *options, "load_from=whole.pth"])
+    trained = torch.load("run/iter_1.pth", weights_only=False)["state_dict"]
+    assert all(torch.equal(trained[key], value) for key, value in state.items())
+    assert "pretrained weights set aside, whole.pth replaces them: /nowhere.pth" in log("run")
+    with pytest.raises(ValueError, match=r"'/nowhere\.pth' is no file"):  # the backbone's own are still needed
+        train.main([path, "--work-dir", "rest", "--cfg-options", *options, "load_from=heads.pth"])
+    assert "start from their initial or pretrained weights: backbone 72 of 72" in log("rest")
+
+
+@pytest.mark.slow
+def test_a_start_from_nothing_that_fits_is_refused(config: Any) -> None:
+    path = config(DETECTION)
+    torch.save({"state_dict": {"decode_head.conv_seg.weight": torch.ones(7, 16, 1, 1)}}, "other.pth")
+    with pytest.raises(ValueError, match=r"load_from=other\.pth is no start for this RetinaNet: 0 of the model's 96 "):
+        train.main([path, "--cfg-options", "load_from=other.pth"])
+    with pytest.raises(
+        ValueError, match=r"other\.pth cannot be resumed: it holds a model without the state of its run"
+    ):
+        train.main([path, "--resume", "other.pth"])
+    assert not Path("work_dirs").exists()

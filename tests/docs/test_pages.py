@@ -88,7 +88,7 @@ def check_config(cfg: Config) -> None:
     check_fit(cfg)
     model = MODELS.build(cfg.model).eval()
     with torch.no_grad():
-        maps = model.extract_feat(torch.randn(1, 3, 64, 96))
+        maps = model.extract_feat(torch.randn(1, cfg.model.backbone.get("in_channels", 3), 64, 96))
     assert [tuple(m.shape[-2:]) for m in maps[:3]] in ([(16, 24), (8, 12), (4, 6)], [(8, 12), (4, 6), (2, 3)])
     build_optim_wrapper(model, cfg.optim_wrapper)
 
@@ -100,7 +100,7 @@ def put_into(base: str, lines: Config) -> Config:
     cfg.model.backbone = ConfigDict(type="TimmAdapter", model_name="resnet18")
     cfg.model.neck.in_channels = [64, 128, 256, 512]
     for key, value in lines.get("model", {}).items():
-        cfg.model[key] = value
+        cfg.model[key] = value if "type" in value else ConfigDict({**cfg.model[key], **value})
     if "optim_wrapper" in lines:
         cfg.optim_wrapper = lines.optim_wrapper
     return cfg

@@ -22,7 +22,7 @@ def test_images_lie_at_the_upper_left_and_unreadable_ones_are_zero(tmp_path: Pat
     plan = make_plan(paths, sizes, extractor.preprocessing, 32, extractor.options)
     paths[1].unlink()
     picture(5, 5, np.random.default_rng(0)).save(paths[2])
-    first, second = load_batches(Batches(plan.batches, extractor.preprocessing, 200), workers)
+    first, second = load_batches(Batches(plan.batches, extractor.preprocessing, extractor.reader), workers)
     assert (first.number, first.sizes, first.count_pixels()) == (0, tuple(sizes[:3]), 3 * 32 * 64)
     assert first.problems == [None, "no such file", "the file has changed since the run was planned"]
     expected = torch.zeros(3, 3, 32, 64, dtype=torch.uint8)

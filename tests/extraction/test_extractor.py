@@ -40,9 +40,9 @@ def test_embedding_and_top5_equal_timm_at_the_native_size(spec: Spec) -> None:
         patch.setattr("adapters.base.check_trunk_arguments", lambda _: None)
         if spec.name in APART:
             with pytest.raises(ValueError, match="cannot come from the pass that gives its maps"):
-                build_with_head({"model_name": spec.model_name, **options}, classifier=True)
+                build_with_head({"model_name": spec.model_name, **options}, outputs=("embedding", "top5"))
             return
-        adapter = build_with_head({"model_name": spec.model_name, **options}, classifier=True).eval()
+        adapter = build_with_head({"model_name": spec.model_name, **options}, outputs=("embedding", "top5")).eval()
     adapter.trunk.load_state_dict(model.state_dict())
     side = model.pretrained_cfg["input_size"][-1]
     x = image(side, side)
@@ -61,7 +61,7 @@ def test_embedding_and_top5_equal_timm_at_the_native_size(spec: Spec) -> None:
 @torch.no_grad()
 def test_another_size_is_that_of_timm_on_the_padded_image() -> None:
     """Pads take part in the pooling, as they would in timm."""
-    adapter = build_with_head({"model_name": "twins_svt_small", "trunk": TWINS}, classifier=True).eval()
+    adapter = build_with_head({"model_name": "twins_svt_small", "trunk": TWINS}, outputs=("embedding", "top5")).eval()
     x = image(50, 70)
     maps, final = adapter.forward_with_head(x)
     padded = torch.nn.functional.pad(x, (0, 26, 0, 14))
@@ -72,7 +72,7 @@ def test_another_size_is_that_of_timm_on_the_padded_image() -> None:
 
 
 def test_a_copy_works_in_another_process() -> None:
-    adapter = build_with_head({"model_name": "vit_small_patch16_224", "trunk": TOKENS}, classifier=False).eval()
+    adapter = build_with_head({"model_name": "vit_small_patch16_224", "trunk": TOKENS}, outputs=("embedding",)).eval()
     twin = pickle.loads(pickle.dumps(adapter))
     x = image(32, 32)
     with torch.no_grad():
@@ -99,9 +99,11 @@ def test_the_classifier_is_loaded_as_strictly_as_all_else(tmp_path: Path) -> Non
 
 def test_models_that_have_no_head_say_so() -> None:
     with pytest.raises(ValueError, match="has no classifier: leave 'top5' out"):
-        build_with_head({"model_name": "vit_small_patch14_dinov2", "trunk": TOKENS}, classifier=True)
+        build_with_head({"model_name": "vit_small_patch14_dinov2", "trunk": TOKENS}, outputs=("embedding", "top5"))
     with pytest.raises(ValueError, match="no norms after its stages"):
-        build_with_head({"model_name": "twins_svt_small", "stage_norm": True, "trunk": TWINS}, classifier=True)
+        build_with_head(
+            {"model_name": "twins_svt_small", "stage_norm": True, "trunk": TWINS}, outputs=("embedding", "top5")
+        )
 
 
 def test_an_adapter_says_how_to_keep_the_head() -> None:

@@ -1,6 +1,7 @@
 """Folders, globs, lists and COCO annotations as lists of images."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -60,3 +61,35 @@ def test_links_to_folders_are_followed(tmp_path: Path) -> None:
         (tmp_path / link).symlink_to(tmp_path / target)
     found = [str(path.relative_to(tmp_path)) for path in find_images([tmp_path / "in"])]
     assert found == ["in/one/below/x.jpg", "in/two/below/x.jpg"]
+
+
+def test_what_is_named_as_an_image_is_listed(tmp_path: Path) -> None:
+    """Links to nowhere and in circles, and a folder without images, so that they fail where they are read."""
+    (tmp_path / "in/empty.png").mkdir(parents=True)
+    (tmp_path / "in/frames.gif").mkdir()
+    (tmp_path / "in/frames.gif/1.npy").touch()
+    (tmp_path / "in/gone.png").symlink_to("nowhere")
+    (tmp_path / "in/loop.JPG").symlink_to("loop.JPG")
+    expected = ["in/empty.png", "in/frames.gif/1.npy", "in/gone.png", "in/loop.JPG"]
+    assert [str(path.relative_to(tmp_path)) for path in find_images([tmp_path / "in"])] == expected
+    assert find_images([tmp_path / "in/gone.png"]) == [tmp_path / "in/gone.png"]
+    assert find_images([tmp_path / "in/*.png"])[-1] == tmp_path / "in/gone.png"
+    (tmp_path / "list.txt").write_text("in/gone.png")
+    assert find_images([tmp_path / "list.txt"]) == [tmp_path / "in/gone.png"]
+    (tmp_path / "coco.json").write_text(json.dumps({"images": [{"file_name": "in/gone.png"}]}))
+    assert find_images([tmp_path / "coco.json"]) == [tmp_path / "in/gone.png"]
+
+
+def test_a_folder_that_cannot_be_searched_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.png").touch()
+    (tmp_path / "closed").mkdir()
+    scandir = os.scandir
+
+    def refuse(path: Any) -> Any:
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)  # root may search everything
+    with pytest.raises(ValueError, match="closed cannot be searched: Permission denied"):
+        find_images([tmp_path])

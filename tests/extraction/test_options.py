@@ -11,7 +11,7 @@ from adapters.extraction.options import STREAMS, ExtractionOptions
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"outputs": ("maps",)}, "outputs='maps' must be one or more of pyramid, embedding, top5"),
+        ({"outputs": ("maps",)}, "outputs='maps' must be one or more of pyramid, embedding, top5, cls, registers"),
         ({"outputs": ()}, "must be one or more"),
         ({"size": (1, 2, 3)}, r"size=\(1, 2, 3\) must be one side"),
         ({"size": "large"}, "size='large' must be one side"),

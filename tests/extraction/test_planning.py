@@ -49,4 +49,5 @@ def test_batches_share_a_padded_size_and_depend_on_nothing_else(tmp_path: Path) 
 def test_headers_are_read_by_processes_alike(tmp_path: Path) -> None:
     picture(8, 9, np.random.default_rng(0)).save(tmp_path / "a.png")
     paths = [tmp_path / "a.png", tmp_path / "gone.png"] * 500
-    assert read_headers(paths, 200, 2) == read_headers(paths, 200, 0) == [(8, 9), "no such file"] * 500
+    reader = tiny_extractor().reader
+    assert read_headers(paths, reader, 2) == read_headers(paths, reader, 0) == [(8, 9), "no such file"] * 500

@@ -32,7 +32,7 @@ def test_native_preprocessing_is_that_of_the_model_card(model_name: str) -> None
 
 def feed(preprocessing: Preprocessing, image: Image.Image) -> torch.Tensor:
     """Preprocess one image as the model gets it."""
-    pixels = preprocessing.scale(image)
+    pixels = preprocessing.scale(np.asarray(image))
     assert pixels.dtype == torch.uint8
     return preprocessing.normalise(pixels[None], [tuple(pixels.shape[1:])])[0]
 
@@ -60,3 +60,41 @@ def test_sizes() -> None:
     torch.testing.assert_close(fed, (pixels.float() - mean) / std)
     blue_first = Preprocessing.of_model(config, (10, 70), bgr=True)
     torch.testing.assert_close(feed(blue_first, image), (pixels.float().flip(0) - mean) / std)
+
+
+@pytest.mark.parametrize("size", [None, (20,), (10, 70), "native"])
+def test_deep_images_and_other_bands_are_scaled_as_rgb_is(size: object) -> None:
+    """To what rounding to bytes leaves."""
+    config = {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.5, 1.0), "interpolation": "bicubic", "input_size": (3, 32, 32)}
+    expected = Preprocessing.of_model(config, size).scale(RGB)
+    six = Preprocessing.of_model(config, size, 6)
+    assert (six.mean, six.std) == ((0.5,) * 6, (0.25, 0.5, 1.0) * 2)
+    assert torch.equal(six.scale(np.concatenate([RGB, RGB], axis=2)), torch.cat([expected, expected]))
+    deep = six.scale(RGB.astype(np.float32))
+    assert deep.dtype == torch.float32
+    assert (deep - expected).abs().max() < 1.5
+    assert deep.min() >= 0
+    assert deep.max() <= 255
+    grey = Preprocessing.of_model(config, size, 1)
+    assert (grey.mean, grey.std) == ((0.5,), (1.75 / 3,))
+    assert torch.equal(grey.scale(RGB[:, :, :1]), expected[:1])
+
+
+@pytest.mark.parametrize("mode", ["center", "squash", "border"])
+def test_bands_are_cropped_as_rgb_is(mode: str) -> None:
+    config = {"mean": (0.5,) * 3, "std": (0.5,) * 3, "input_size": (3, 48, 48), "crop_mode": mode, "crop_pct": 0.9}
+    expected = Preprocessing.of_model(config, "native").scale(RGB)
+    assert torch.equal(Preprocessing.of_model(config, "native", 1).scale(RGB[:, :, 1:2]), expected[1:2])
+    deep = Preprocessing.of_model(config, "native", 6).scale(RGB[:, :, [0, 1, 2] * 2].astype(np.float32))
+    assert (deep[3:] - expected).abs().max() < 1.5
+
+
+def test_normalisation_of_another_number_of_bands_is_refused() -> None:
+    with pytest.raises(ValueError, match="normalise 2 bands, and the model takes 6: give one for each"):
+        Preprocessing.of_model({"input_size": (3, 32, 32)}, None, 6, mean=(0.5, 0.5), std=(0.5, 0.5))
+
+
+def test_normalising_leaves_the_pixels_as_they_are() -> None:
+    pixels = torch.full((1, 3, 4, 4), 100.0)
+    tiny_extractor().preprocessing.normalise(pixels, [(4, 4)])
+    assert (pixels == 100).all()

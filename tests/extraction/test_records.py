@@ -18,7 +18,7 @@ def test_file_names_are_unique_and_stable() -> None:
 
 
 def test_a_journal_gives_its_records_back(tmp_path: Path) -> None:
-    """Line by line as earlier versions wrote them, without a last line that was cut short."""
+    """Line by line, those of earlier versions too, without a last line that was cut short."""
     top5 = ((3, "cat", 0.5), (1, None, 0.25))
     records = [Record(2, OK, None, (4, 5), (6, 7), "ab", 9, "float32", top5), Record(0, FAILED, "no such file")]
     journal = Journal(tmp_path / "journal")
@@ -28,8 +28,9 @@ def test_a_journal_gives_its_records_back(tmp_path: Path) -> None:
     text = (tmp_path / "journal").read_text()
     assert text.splitlines()[1] == (
         '{"index": 0, "status": "failed", "reason": "no such file", "original": null, "fed": null, "checksum": null, '
-        '"bytes": null, "dtype": null, "top5": null}'
+        '"bytes": null, "dtype": null, "top5": null, "note": null}'
     )
+    assert Record.from_line(text.splitlines()[0].replace(', "note": null', "")) == records[0]
     for torn in ('{"index": 1, "sta', '{"index": 1}\n', records[0].to_line()[:-1]):
         (tmp_path / "journal").write_text(text + torn)
         again = Journal(tmp_path / "journal")

@@ -166,7 +166,7 @@ def test_mmcvs_operator_is_called_where_it_is_wanted_and_there() -> None:
 
     fake = value.detach().as_subclass(OnGpu)
     with (
-        mock.patch.object(module, "is_eager", return_value=True),
+        mock.patch.object(module, "_takes_bags", return_value=True),
         mock.patch.object(module, "_find_operator_of_mmcv", return_value=operator),
     ):
         result = deformable_attention(fake, SIZES, locations, weights, use_mmcv=True)

@@ -1,4 +1,4 @@
-"""Loading a config with overrides and another backbone, and choosing where a run starts."""
+"""Loading a config with overrides and another backbone."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import pytest
 from mmengine.config import Config
 
 from adapters.openmmlab.fit import check_fit
-from adapters.openmmlab.run import choose_start, enable_auto_scale_lr, load_config, parse_overrides
+from adapters.openmmlab.run import enable_auto_scale_lr, load_config, parse_overrides
 
 
 def test_a_shipped_config_takes_a_backbone() -> None:
@@ -34,22 +34,6 @@ def test_words_of_the_command_line_become_values() -> None:
     assert parse_overrides(words) == {"a.b": 1, "c": ["x", 2.5], "d": [(1, 2), (3, 4)], "e": False}
     with pytest.raises(ValueError, match=r"takes KEY=VALUE, got 'lr'"):
         parse_overrides(["a=1", "lr"])
-
-
-def test_an_argument_comes_before_the_config_where_a_run_starts(tmp_path: Path) -> None:
-    kept, asked = tmp_path / "iter_1.pth", tmp_path / "asked.pth"
-    asked.touch()
-    cfg = Config(dict(work_dir=str(tmp_path), model=dict(pretrained="torchvision://resnet50"), resume=True))
-    cfg.load_from = str(kept)
-    with pytest.raises(ValueError, match=r"there is no checkpoint .*iter_1\.pth"):
-        choose_start(cfg, None)
-    notes = choose_start(cfg, str(asked))
-    assert (cfg.resume, cfg.load_from, cfg.model.pretrained) == (True, str(asked), None)
-    assert "torchvision://resnet50" in notes[1]
-    nothing = Config(dict(work_dir=str(tmp_path), model={}))
-    assert choose_start(nothing, None) == []
-    assert "nothing to resume" in choose_start(nothing, "auto")[0]
-    assert nothing.resume is False
 
 
 def test_scaling_the_learning_rate_needs_its_batch_size() -> None:

@@ -1,6 +1,7 @@
 """Paths, URLs and the hub; nothing here leaves this machine."""
 
 import http.server
+import json
 import multiprocessing
 import threading
 from collections.abc import Iterator
@@ -8,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
+from huggingface_hub.errors import EntryNotFoundError
 from safetensors.torch import save_file
 from small_checkpoints import assert_holds, load_twins, save, twins
 
@@ -142,12 +145,6 @@ def test_names_that_lead_nowhere(name: str, message: str) -> None:
         download.locate(name)
 
 
-def test_a_folder_is_not_a_checkpoint(tmp_path: Path) -> None:
-    save({}, tmp_path / "inside.pth")
-    with pytest.raises(ValueError, match=r"is a folder; name the checkpoint in it: inside\.pth"):
-        download.locate(str(tmp_path))
-
-
 def test_home_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     save({}, tmp_path / "a.pth")
@@ -157,3 +154,26 @@ def test_home_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 def test_a_name_on_the_hub(hub: list[str]) -> None:
     assert_holds(load_twins("hf-hub:somebody/twins"), twins().state_dict())
     assert hub == ["somebody/twins/model.safetensors"]
+
+
+def test_a_repository_in_shards_with_a_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache"))
+    state = twins().state_dict()
+    save(dict(list(state.items())[:9]), tmp_path / "one.bin")
+    save(dict(list(state.items())[9:]), tmp_path / "two.bin")
+    index = {"weight_map": {name: "one.bin" if number < 9 else "two.bin" for number, name in enumerate(state)}}
+    (tmp_path / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    asked: list[str] = []
+
+    def fetch(repo_id: str, filename: str, revision: str, **_: Any) -> str:
+        asked.append(f"{repo_id}@{revision}/{filename}")
+        if not (tmp_path / filename).is_file():
+            raise EntryNotFoundError(filename)
+        return str(tmp_path / filename)
+
+    monkeypatch.setattr(timm.models._hub, "hf_hub_download", fetch)
+    assert_holds(load_twins("hf-hub:somebody/twins@v1"), state)
+    assert asked[-2:] == ["somebody/twins@v1/one.bin", "somebody/twins@v1/two.bin"]
+    (tmp_path / "pytorch_model.bin.index.json").unlink()
+    with pytest.raises(ValueError, match=r"holds none of model\.safetensors, pytorch_model\.bin"):
+        load_twins("hf-hub:somebody/twins")

@@ -3,6 +3,7 @@
 import argparse
 import os
 import pickle
+import re
 import zipfile
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable
@@ -83,25 +84,38 @@ def test_code_in_a_pickle_is_refused_and_does_not_run(tmp_path: Path, how: str, 
         assert mark.path.exists()
 
 
-def test_stand_ins_run_nothing_either(tmp_path: Path) -> None:
-    """``getattr`` is let through by name only, so that a chain of it reaches nothing."""
+class Normed(nn.Module):
+    """A module with a buffer that it does not save."""
 
-    class Chain:
-        def __reduce__(self) -> tuple[Callable[..., object], tuple[object, str]]:
-            return getattr, (argparse.Namespace(), "__class__")
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2), nn.ReLU())
+        self.scale = nn.Parameter(torch.ones(1))
+        self.register_buffer("table", torch.ones(3), persistent=False)
+        self.missing = None
 
-    path = tmp_path / "chain.pth"
-    torch.save({"state_dict": STATE, "meta": Chain()}, path)
-    assert type(read_file(path)["meta"]).__mro__[1].__name__ == "Inert"
+
+@pytest.mark.filterwarnings("ignore:Couldn't retrieve source code")
+@pytest.mark.parametrize("new_format", [True, False])
+@pytest.mark.parametrize("wrap", [lambda model: model, lambda model: {"model": model, "epoch": 3}])
+def test_a_module_that_was_saved_whole_gives_its_state_dict(
+    tmp_path: Path, wrap: Callable[[nn.Module], object], new_format: bool
+) -> None:
+    path, model = tmp_path / "model.pth", Normed()
+    torch.save(wrap(model), path, _use_new_zipfile_serialization=new_format)
+    contents = read_file(path)
+    found = contents.get("model", contents)
+    assert found.keys() == model.state_dict().keys()
+    assert all(torch.equal(found[key], tensor) for key, tensor in model.state_dict().items())
+    assert "the tensors of a whole" in contents.title("model.pth")
 
 
-def test_a_whole_model_is_refused_with_the_remedy(tmp_path: Path) -> None:
-    path = tmp_path / "model.pth"
-    torch.save(nn.Linear(2, 2), path)
-    with pytest.raises(
-        ValueError, match=r"names torch\.nn\.modules\.linear\.Linear.*torch\.save\(model\.state_dict\(\)"
-    ):
-        read_file(path)
+def test_a_module_beside_named_tensors_is_read_past(tmp_path: Path) -> None:
+    path = tmp_path / "model.ckpt"
+    torch.save({"state_dict": STATE, "hyper_parameters": {"teacher": Normed()}}, path)
+    contents = read_file(path)
+    assert_same(contents["state_dict"])
+    assert re.search(r"read past, with tensors in them: hyper_parameters\.teacher, a .*Normed", contents.title("x"))
 
 
 def write_zip(path: Path, member: str = "a/b.txt") -> None:

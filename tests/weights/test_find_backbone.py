@@ -54,13 +54,14 @@ def test_the_report_says_where_the_backbone_was(tmp_path: Path, logged: list[str
     assert line == (
         f"{SVT}: loaded 122 of 122 tensors from {path} (timm's names below 'state_dict.backbone.'); "
         "left out 2 (not needed for these maps: norm.weight, norm.bias); "
-        "left out 2 (the classifier: head.weight, head.bias)"
+        "left out 2 (the classifier: head.weight, head.bias); "
+        "left out 2 elsewhere in the file (state_dict.neck.*, state_dict.bbox_head.*)"
     )
 
 
 @pytest.mark.parametrize(
     ("first", "second"),
-    [("backbone.", "teacher.backbone."), ("encoder_q.", "encoder_k."), ("", "copy."), ("rgb.", "depth.trunk.")],
+    [("backbone.", "other.backbone."), ("encoder_q.", "encoder_k."), ("", "copy."), ("rgb.", "depth.trunk.")],
 )
 def test_two_backbones_that_fit_are_an_error_that_names_both(tmp_path: Path, first: str, second: str) -> None:
     path = save({"state_dict": {**below(MODEL, first), **below(OTHER, second)}}, tmp_path / "a.pth")

@@ -8,6 +8,7 @@ import torch
 from small_checkpoints import PCPVT, SVT, TWINS, StateDict, assert_holds, below, load_twins, save, timm_model, twins
 from small_checkpoints import with_norms as dense
 from torch import nn
+from zoo import SWIN_CR
 
 import adapters
 
@@ -39,6 +40,19 @@ def changed(**tensors: Any) -> StateDict:
         (changed(blocks__0__0__norm1__weight=torch.full((8,), torch.nan)), r"norm1\.weight +holds NaN or infinity"),
         (changed(blocks__0__0__norm1__weight=torch.full((8,), torch.inf)), r"norm1\.weight +holds NaN or infinity"),
         (changed(blocks__0__0__norm1__weight=torch.ones(8, dtype=torch.int8)), r"torch\.int8 in the checkpoint"),
+        (
+            changed(blocks__0__0__norm1__weight=torch.ones(8).to_sparse()),
+            r"norm1\.weight +is torch\.float32, torch\.sp",
+        ),
+        (
+            changed(blocks__0__0__norm1__weight=torch.ones(8).to(torch.float8_e4m3fn)),
+            r"norm1\.weight +is torch\.float8",
+        ),
+        (changed(blocks__0__0__norm1__weight=torch.ones(8, device="meta")), r"norm1\.weight +is on the meta device"),
+        (
+            {key: tensor.to("meta") for key, tensor in MODEL.items()},
+            r"122 problems, .*\n +values +.*on the meta device",
+        ),
         (changed(more__weight=torch.ones(8)), r"unexpected +more\.weight"),
         ({key: torch.full_like(tensor, torch.nan) for key, tensor in MODEL.items()}, "122 problems, 0 of 122"),
     ],
@@ -134,3 +148,11 @@ def test_the_epsilon_that_earlier_versions_saved_is_left_out(tmp_path: Path, log
     }
     load_twins(save({"state_dict": state}, tmp_path / "a.pth"), stage_norm=True)
     assert "left out 1 (of an earlier version: norm_eps)" in logged[0]
+
+
+def test_infinite_tables_are_not_weights(tmp_path: Path) -> None:
+    """Masks of attention hold minus infinity; the model computes them from its size."""
+    model = timm_model("swinv2_cr_tiny_224", SWIN_CR).state_dict()
+    masks = {f"stages.{stage}.blocks.1.attn_mask": torch.full((4, 49, 49), -torch.inf) for stage in range(3)}
+    path = save({**model, **masks}, tmp_path / "a.pth")
+    assert_holds(adapters.create_adapter("swinv2_cr_tiny_224", weights=path, trunk=SWIN_CR), model)

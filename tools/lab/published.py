@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import timm
 import yaml
 from mmengine.config import Config
 from torch import nn
@@ -20,6 +19,8 @@ from adapters.describe.counting import Count
 from adapters.openmmlab.count_config import build_and_count
 from adapters.openmmlab.run import register_scope
 from adapters.trunk.build import build_without_data
+from adapters.trunk.dilation import without_output_stride
+from adapters.trunk.hosted_models import create_timm_model
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 METAFILE = REPOSITORY / "configs" / "metafile.yaml"
@@ -130,5 +131,6 @@ def compare_published(metafile: Path = METAFILE) -> list[Comparison]:
 
 def unused_parameters(adapter: BackboneAdapter) -> int:
     """Count parameters of timm's model that the adapter has removed: the classifier, a final norm, pruned stages."""
-    full: nn.Module = build_without_data(lambda: timm.create_model(adapter.model_name, **adapter.trunk_arguments))
+    arguments = without_output_stride(adapter.trunk_arguments)
+    full: nn.Module = build_without_data(lambda: create_timm_model(adapter.model_name, **arguments))
     return sum(parameter.numel() for name, parameter in full.named_parameters() if name in adapter.pruned_keys)

@@ -9,6 +9,7 @@ from mmengine.registry import MODELS, DefaultScope
 from adapters.levels import Level, format_levels
 from adapters.openmmlab.config_tree import Node, find_owner, type_name
 from adapters.openmmlab.fit.consumers import find_channel_settings, list_necks
+from adapters.openmmlab.fit.images import warn_unfit
 from adapters.trunk.build import build_without_data
 
 #: Types that have ``levels`` once they are built.
@@ -18,7 +19,7 @@ KNOWN_PACKAGES = ("adapters", "mmdet", "mmseg")
 
 
 def check_fit(cfg: Any) -> None:
-    """Check that neck and heads of a config expect the channels that its timm backbone gives.
+    """Check that neck and heads of a config expect the channels that its timm backbone gives; warn about its images.
 
     Configs whose backbone is not one of ours, and modules of other packages, are passed over.
 
@@ -38,21 +39,23 @@ def check_fit(cfg: Any) -> None:
     if isinstance(backbone, list) or not _module(backbone, scope).startswith("adapters"):
         return
     with DefaultScope.overwrite_default_scope(scope):
-        levels = _levels_of(backbone)
+        adapter = _build(backbone)
+        warn_unfit(cfg, adapter)
+        levels = adapter.levels
         source = f"{place}.backbone ({backbone.get('model_name')})"
         necks = list_necks(owner, place)
         while necks and type_name(necks[0][1]) in OUR_NECKS:
             where, neck = necks[0]
             _compare_first(owner, place, levels, source, necks, scope)
-            levels = _levels_of(neck)
+            levels = _build(neck).levels
             source = f"{where} ({type_name(neck)})"
             necks = necks[1:]
         _compare_first(owner, place, levels, source, necks, scope)
 
 
-def _levels_of(config: Node) -> tuple[Level, ...]:
-    """Build a backbone or neck of ours without data, and read its levels."""
-    return build_without_data(lambda: MODELS.build(copy.deepcopy(config))).levels
+def _build(config: Node) -> Any:
+    """Build a backbone or neck of ours without data."""
+    return build_without_data(lambda: MODELS.build(copy.deepcopy(config)))
 
 
 def _compare_first(

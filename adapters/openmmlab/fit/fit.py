@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import timm
 from mmengine.config import ConfigDict
 
 from adapters.base import BackboneAdapter
@@ -11,10 +10,14 @@ from adapters.factory import TimmAdapter
 from adapters.levels import Level, format_levels, is_token_model
 from adapters.openmmlab.config_tree import WRAPPERS, Node, drop_pretrained, find_owner, type_name
 from adapters.openmmlab.fit.consumers import ChannelSetting, find_channel_settings, list_necks
+from adapters.openmmlab.fit.dilation import follow_dilation
+from adapters.openmmlab.fit.habits import carry_over
+from adapters.openmmlab.fit.images import follow_weights
 from adapters.openmmlab.fit.original import Original, probe_original
 from adapters.openmmlab.fit.plan import Plan, plan_as_asked, plan_levels
 from adapters.openmmlab.fit.rewrite import bypass_rescaling_neck, write_levels
 from adapters.trunk.build import build_without_data
+from adapters.trunk.hosted_models import has_weights
 
 #: Optimiser constructors of mmdet and mmseg that number the layers of certain backbones.
 LAYER_DECAYS = ("LearningRateDecayOptimizerConstructor", "LayerDecayOptimizerConstructor")
@@ -23,16 +26,19 @@ LAYER_DECAYS = ("LearningRateDecayOptimizerConstructor", "LayerDecayOptimizerCon
 BRIDGE_CHANNELS = 256
 
 
-def fit_backbone(cfg: Any, model_name: str, **adapter_options: Any) -> list[str]:
+def fit_backbone(cfg: Any, model_name: str, overrides: Mapping[str, Any] = {}, **adapter_options: Any) -> list[str]:
     """Make a timm model the backbone of a config, in place, and fit its neck and heads to the levels.
 
     The config's own backbone is built and run once on a small image, without weights, to learn which channels and
     strides its neck and heads expect. The timm model gets the same strides, through a pyramid if it has one stride
     only, and every ``in_channels`` that reads them is rewritten. Where that cannot be, a ``LevelBridge`` goes between.
+    Frozen stages and the like are carried over; with pretrained weights, images are normalised as these expect.
 
     Args:
         cfg: an mmengine ``Config`` of mmdet or mmseg, whose modules are registered. Changed in place.
         model_name: any timm model name.
+        overrides: settings of the config by dotted keys, which have the last word; those of the new backbone, such as
+            ``model.backbone.weights``, count when habits and images are fitted.
         adapter_options: keyword arguments of the adapter. ``weights`` is ``'timm'`` by default where the config's own
             backbone starts from pretrained weights and timm has some, ``None`` where it starts from scratch.
 
@@ -49,10 +55,13 @@ def fit_backbone(cfg: Any, model_name: str, **adapter_options: Any) -> list[str]
         owner, place, key = owner[key], f"{place}.{key}", "backbone_cfg"
     adapter = build_without_data(lambda: TimmAdapter(model_name, **adapter_options))
     original = probe_original(owner[key], scope)
-    options = dict(adapter_options)
+    former = owner[key][0] if isinstance(owner[key], list) else owner[key]
+    full, options = adapter, dict(adapter_options)
     lines = _decide_weights(options, model_name, cfg.model, owner, key)
     if original.in_channels != 3:
         options.setdefault("in_channels", original.in_channels)
+    adapter, changes = follow_dilation(adapter, options, original, f"{place}.{key}")
+    lines += changes
 
     asked = not {"out_indices", "pyramid"}.isdisjoint(adapter_options)
     expected = original.levels
@@ -84,7 +93,29 @@ def fit_backbone(cfg: Any, model_name: str, **adapter_options: Any) -> list[str]
         _insert_bridge(owner, place, key, _make_bridge(adapter.levels, list(target.values()), original))
     lines += _drop_layer_decay(cfg, original)
     _import_adapters(cfg)
-    return [_headline(f"{place}.{key}", original, owner[key], adapter), *lines]
+
+    where = slot = f"{place}.{key}"
+    if isinstance(owner[key], list):  # a bridge stands behind the adapter
+        slot = f"{where}.0"
+    wishes = {
+        slot + name[len(where) :] if name.startswith(f"{where}.") else name: overrides[name] for name in overrides
+    }
+    chosen = {name[len(slot) + 1 :].partition(".")[0] for name in wishes if name.startswith(f"{slot}.")}
+    cfg.merge_from_dict(wishes)
+    backbone = _node_at(cfg, slot)
+    habits = carry_over(former, backbone, full, adapter, {*adapter_options, *chosen}, scope)
+    lines += [f"{where}: {line}" for line in habits]
+    lines += follow_weights(cfg, backbone, scope)
+    cfg.merge_from_dict(wishes)
+    return [_headline(where, original, _node_at(cfg, slot), adapter), *lines]
+
+
+def _node_at(cfg: Any, place: str) -> Any:
+    """Return the part of a config at a place such as ``'model.backbone'``, or ``'model.backbone.backbone_cfg.0'``."""
+    node = cfg
+    for key in place.split("."):
+        node = node[int(key)] if isinstance(node, list) else node[key]
+    return node
 
 
 def _decide_weights(options: dict[str, Any], model_name: str, model: Node, owner: Node, key: str) -> list[str]:
@@ -96,7 +127,7 @@ def _decide_weights(options: dict[str, Any], model_name: str, model: Node, owner
             node["pretrained"] = None
     lines = [f"weights of the former backbone set aside: {source}" for source in dict.fromkeys(dropped)]
     if "weights" not in options and "init_cfg" not in options:
-        available = timm.models.is_model_pretrained(model_name)
+        available = has_weights(model_name)
         options["weights"] = "timm" if dropped and available else None
         if dropped and not available:
             lines.append(f"timm has no pretrained weights for {model_name}: it starts from scratch")
@@ -159,9 +190,8 @@ def _insert_bridge(owner: Node, place: str, key: str, bridge: ConfigDict) -> Non
         owner[key] = [owner[key], bridge]
 
 
-def _headline(place: str, original: Original, backbone: Any, adapter: BackboneAdapter) -> str:
-    config = backbone[0] if isinstance(backbone, list) else backbone
-    options = ", ".join(f"{key}={value!r}" for key, value in config.items() if key not in ("type", "model_name"))
+def _headline(place: str, original: Original, backbone: Node, adapter: BackboneAdapter) -> str:
+    options = ", ".join(f"{key}={value!r}" for key, value in backbone.items() if key not in ("type", "model_name"))
     return (
         f"{place}: {original.name} ({format_levels(original.levels)}) -> {adapter.model_name} "
         f"({format_levels(adapter.levels)}) with {options}"

@@ -46,6 +46,7 @@ class Original:
         single_in_eval: index of the map that it gives alone, as a tensor, in eval mode; None if it gives all.
         class_tokens: each map comes with its class token, as a pair.
         in_channels: channels of the image that it takes.
+        dilated: it has dilated convolutions, which keep a map's size where a stage would have halved it.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Original:
     single_in_eval: int | None = None
     class_tokens: bool = False
     in_channels: int = 3
+    dilated: bool = False
 
 
 def probe_original(config: Node | list[Node], scope: str) -> Original:
@@ -92,7 +94,8 @@ def probe_original(config: Node | list[Node], scope: str) -> Original:
     if isinstance(in_eval, Tensor) and len(maps) > 1:
         same = [index for index, item in enumerate(maps) if item.shape == in_eval.shape]
         single = same[-1] if same else len(maps) - 1
-    return Original(name, levels, single, class_tokens, in_channels)
+    dilated = any(max(module.dilation) > 1 for module in backbone.modules() if isinstance(module, nn.Conv2d))
+    return Original(name, levels, single, class_tokens, in_channels, dilated)
 
 
 def _run(backbone: nn.Module, name: str, in_channels: int, sides: Sequence[int]) -> tuple[tuple[int, ...], Any, Any]:

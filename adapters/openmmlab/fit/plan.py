@@ -39,12 +39,11 @@ def plan_levels(
     """
     if is_token_model(stage_levels):
         return _plan_tokens(stage_levels, stride_of_position, old, strides_matter)
-    strides = [level.stride for level in stage_levels]
-    targets = list(stride_of_position.values())
-    if not strides_matter and not _increasing(targets):
-        targets = _undilated(stride_of_position, old)
-    if _increasing(targets) and set(targets) <= set(strides):
-        indices = [len(strides) - 1 - strides[::-1].index(target) for target in targets]
+    strides, wanted = [level.stride for level in stage_levels], [level.stride for level in old]
+    indices = _stages_alike(strides, wanted, stride_of_position)
+    if not indices and not strides_matter and not _increasing(wanted):
+        indices = _stages_alike(strides, _undilated(wanted), stride_of_position)
+    if indices:
         return _in_order(indices, stride_of_position)
     useful = [index for index, stride in enumerate(strides) if stride >= min(stride_of_position.values())]
     return Plan({"out_indices": tuple(useful[-4:] or [len(strides) - 1])}, exact=False)
@@ -78,15 +77,28 @@ def _increasing(strides: Sequence[int]) -> bool:
     return all(earlier < later and later % earlier == 0 for earlier, later in pairwise(strides))
 
 
-def _undilated(stride_of_position: Mapping[int, int], old: Sequence[Level]) -> list[int]:
-    """Strides that the positions would have had without dilation: 4, 8, 16, 32 for 4, 8, 8, 8.
+def _stages_alike(strides: Sequence[int], wanted: Sequence[int], positions: Iterable[int]) -> list[int]:
+    """Find the stages of the strides that positions have; none where there are too few.
+
+    Of several stages of one stride the deepest stands for the last position of that stride, and so on backwards.
+    """
+    indices: list[int] = []
+    for position in positions:
+        alike = [index for index, stride in enumerate(strides) if stride == wanted[position]]
+        if len(alike) < wanted.count(wanted[position]):
+            return []
+        indices.append(alike[-wanted[position:].count(wanted[position])])
+    return indices if all(earlier < later for earlier, later in pairwise(indices)) else []
+
+
+def _undilated(strides: Sequence[int]) -> list[int]:
+    """Strides that levels would have had without dilation: 4, 8, 16, 32 for 4, 8, 8, 8.
 
     A dilated stage keeps the depth of its features, so the stage of that depth is its equal; mmseg resizes all maps.
     """
-    strides = [level.stride for level in old]
     if any(later < earlier for earlier, later in pairwise(strides)):
-        return list(stride_of_position.values())
-    return [strides[0] * 2**position for position in stride_of_position]
+        return list(strides)
+    return [strides[0] * 2**position for position in range(len(strides))]
 
 
 def plan_as_asked(levels: Sequence[Level], stride_of_position: Mapping[int, int], strides_matter: bool) -> Plan:
@@ -98,6 +110,8 @@ def plan_as_asked(levels: Sequence[Level], stride_of_position: Mapping[int, int]
         strides_matter: as for :func:`plan_levels`.
     """
     strides, targets = [level.stride for level in levels], list(stride_of_position.values())
+    if strides == targets:
+        return Plan({}, {position: index for index, position in enumerate(stride_of_position)})
     if _increasing(strides) and _increasing(targets) and set(targets) <= set(strides):
         by_stride = {position: strides.index(stride) for position, stride in stride_of_position.items()}
         if len(by_stride) == len(strides):

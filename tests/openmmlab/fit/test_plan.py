@@ -22,6 +22,16 @@ def test_dilated_stages_give_way_to_stages_of_their_depth_where_maps_are_resized
     assert not plan_levels(STAGES, {2: 8, 3: 8}, DILATED, True).exact
 
 
+def test_stages_that_are_dilated_alike_serve_the_positions_of_their_depth() -> None:
+    stages = (Level(64, 2), *DILATED)
+    assert plan_levels(stages, {2: 8, 3: 8}, DILATED, True) == Plan({"out_indices": (3, 4)}, {2: 0, 3: 1})
+    assert plan_levels(stages, {1: 8}, DILATED, True) == Plan({"out_indices": (2,)}, {1: 0})
+    assert plan_levels(stages, {0: 4, 2: 8}, (DILATED[0], *DILATED[2:]), True).options == {"out_indices": (1, 4)}
+    assert plan_levels(STAGES, {3: 8}, DILATED, False) == Plan({"out_indices": (3,)}, {3: 0})
+    assert not plan_levels(STAGES, {3: 8}, DILATED, True).exact
+    assert plan_as_asked(DILATED[2:], {2: 8, 3: 8}, True) == Plan({}, {2: 0, 3: 1})
+
+
 def test_a_stride_that_no_stage_has_needs_a_bridge() -> None:
     plan = plan_levels(STAGES, {0: 2}, (Level(64, 2),), True)
     assert plan == Plan({"out_indices": (0, 1, 2, 3)}, exact=False)

@@ -37,9 +37,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(dir=args.work_dir) as folder:
         draw_images(Path(folder, "images"), args.images, (height, width))
         paths = find_images([Path(folder, "images")])
-        headers = read_headers(paths, options.max_decoded, 0)
+        headers = read_headers(paths, extractor.reader, 0)
         plan = make_plan(paths, headers, extractor.preprocessing, extractor.pad_multiple, options)
-        batches = Batches(plan.batches, extractor.preprocessing, options.max_decoded)
+        batches = Batches(plan.batches, extractor.preprocessing, extractor.reader)
         loaded = [batches[number] for number in tqdm(range(len(batches)), desc="loading", disable=None)]
         with torch.inference_mode():
             fed = [extractor.preprocessing.normalise(one.pixels.to(args.device), one.sizes) for one in loaded]

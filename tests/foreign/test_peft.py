@@ -1,0 +1,61 @@
+"""Low-rank adaptation by the library peft: it starts as the identity, every part of it learns, and merging keeps it."""
+
+import copy
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import Tensor, nn
+from zoo import MORE, ZOO, Spec, image
+
+from adapters import BackboneAdapter
+
+
+def linear_layers(adapter: BackboneAdapter, last: str | None = None) -> list[str]:
+    """Names of the linear layers, of all or of those whose name ends so."""
+    names = [name for name, module in adapter.named_modules() if isinstance(module, nn.Linear)]
+    return [name for name in names if last is None or name.rpartition(".")[2] == last]
+
+
+def assert_close(maps: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> None:
+    for one, other in zip(maps, expected, strict=True):
+        assert (one - other).norm() < 1e-4 * other.norm()
+
+
+def check(adapter: BackboneAdapter, targets: list[str], use_dora: bool = False) -> None:
+    plain, x = copy.deepcopy(adapter), image(40, 56)
+    with torch.no_grad():
+        expected = plain(x)
+    tuned = get_peft_model(adapter, LoraConfig(r=2, target_modules=targets, use_dora=use_dora))
+    assert_close(tuned.eval()(x), expected)
+    sum(feature_map.square().mean() for feature_map in tuned(x)).backward()
+    learning = {name: parameter for name, parameter in tuned.named_parameters() if parameter.requires_grad}
+    assert [name for name, parameter in learning.items() if parameter.grad is None] == []
+    with torch.no_grad():
+        for name, parameter in learning.items():
+            parameter.add_(0.1 * torch.randn_like(parameter) if "lora_B" in name else 0.1 * parameter)
+        after = tuned.eval()(x)
+        assert max((one - other).norm() / other.norm() for one, other in zip(after, expected, strict=True)) > 1e-4
+        with tuned.disable_adapter():
+            assert_close(tuned(x), expected)
+        merged = tuned.merge_and_unload()
+        assert_close(merged(x), after)
+    plain.load_state_dict(merged.state_dict())
+
+
+@pytest.mark.parametrize("spec", [spec for spec in (*ZOO, *MORE) if linear_layers(spec.build())], ids=str)
+def test_lora_on_all_linear_layers(spec: Spec) -> None:
+    adapter = spec.build()
+    check(adapter, linear_layers(adapter))
+
+
+@pytest.mark.parametrize("spec", [spec for spec in (*ZOO, *MORE) if linear_layers(spec.build(), "qkv")], ids=str)
+def test_dora_on_qkv(spec: Spec) -> None:
+    adapter = spec.build()
+    check(adapter, linear_layers(adapter, "qkv"), use_dora=True)
+
+
+@pytest.mark.parametrize("spec", [spec for spec in (*ZOO, *MORE) if linear_layers(spec.build(), "fc1")][::3], ids=str)
+def test_lora_on_fc1_which_a_kernel_may_compute(spec: Spec) -> None:
+    adapter = spec.build()
+    check(adapter, linear_layers(adapter, "fc1"))
