@@ -25,6 +25,7 @@ def test_every_scope_sees_what_is_registered(models: mmengine.registry.Registry)
     [
         (registry.register_model, mmengine.registry.MODELS),
         (registry.register_hook, mmengine.registry.HOOKS),
+        (registry.register_transform, mmengine.registry.TRANSFORMS),
         (registry.register_optim_wrapper, mmengine.registry.OPTIM_WRAPPERS),
         (registry.register_optim_wrapper_constructor, mmengine.registry.OPTIM_WRAPPER_CONSTRUCTORS),
     ],

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from adapters.extraction.options import NATIVE
 from adapters.extraction.stored import Pixels, Size
+from adapters.preprocessing import Normalisation
 
 
 @dataclass(frozen=True)
@@ -52,9 +53,7 @@ class Preprocessing:
         Args:
             pretrained_cfg: timm's.
             size: as in :class:`~adapters.extraction.options.ExtractionOptions`.
-            channels: bands of the model's images. Where timm has a mean and a deviation for another number, further
-                bands take those of red, green and blue in turn, as they take their weights in timm; grey takes the
-                averages.
+            channels: bands of the model's images; :class:`Normalisation` gives each a mean and a deviation.
             overrides: fields that a detection config decides instead.
 
         Raises:
@@ -62,7 +61,7 @@ class Preprocessing:
         """
         config = resolve_data_config(pretrained_cfg=dict(pretrained_cfg))
         fields = {key: config[key] for key in ("interpolation", "crop_pct", "crop_mode")}
-        fields |= {key: _for_bands(config[key], channels) for key in ("mean", "std")}
+        fields["mean"], fields["std"] = Normalisation.of_timm(pretrained_cfg, channels).of_unit_pixels()
         fields = {**fields, "native_size": tuple(config["input_size"][1:]), "size": size, **overrides}
         if len(fields["mean"]) != channels or len(fields["std"]) != channels:
             raise ValueError(
@@ -139,12 +138,3 @@ class Preprocessing:
             image[:, height:] = 0
             image[:, :, width:] = 0
         return batch
-
-
-def _for_bands(values: Sequence[float], channels: int) -> tuple[float, ...]:
-    """Return one value for each band, from those of the bands that timm has."""
-    if channels == len(values):
-        return tuple(values)
-    if channels == 1:
-        return (sum(values) / len(values),)
-    return tuple(values[band % len(values)] for band in range(channels))

@@ -145,7 +145,9 @@ def _with_state_dict(contents: Mapping[str, Any], name: str) -> dict[str, Any]:
             f"{some(list(map(str, contents)), 8) or 'none'}."
         )
     # The versions of its modules, by which torch and mmdet rename old tensors.
-    vars(state)["_metadata"] = getattr(inner, "_metadata", OrderedDict())
+    versions = getattr(inner, "_metadata", None)
+    known = versions.items() if isinstance(versions, Mapping) else ()
+    vars(state)["_metadata"] = OrderedDict((key, value) for key, value in known if isinstance(value, dict))
     rest = {} if inner is contents else contents
     return {**rest, "state_dict": state}
 

@@ -1,5 +1,6 @@
 """The contents of a checkpoint as loading takes them: nested dictionaries of tensors, and notes on the rest."""
 
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -148,6 +149,9 @@ class _Walk:
                     {f"{key}.{k}": v for k, v in part.items()} if isinstance(part, dict) else {key: part}
                 ).items()
             }
+        if versions := getattr(value, "_metadata", None):
+            copied = OrderedDict(copied)
+            vars(copied)["_metadata"] = versions  # of the modules, by which torch's loading renames old tensors
         self._copies[id(value)] = copied, self._size - before
         return copied
 

@@ -126,12 +126,14 @@ class _Machine:
             self.stack[-1].arguments += tuple(named.values())
 
     def build(self) -> None:
-        """Give the last object its state; attributes of tensors and of dictionaries hold no weights."""
-        state = self.stack.pop()
-        if isinstance(self.stack[-1], Record):
-            self.stack[-1].state = state
-        elif isinstance(self.stack[-1], Global | int | str | bytes | tuple | None):
-            raise InertPickleError(f"it sets attributes of a {type(self.stack[-1]).__name__}")
+        """Give the last object its state; of a dictionary's, the versions of a model's modules are kept."""
+        state, target = self.stack.pop(), self.stack[-1]
+        if isinstance(target, Record):
+            target.state = state
+        elif isinstance(target, OrderedDict) and isinstance(state, dict) and "_metadata" in state:
+            vars(target)["_metadata"] = state["_metadata"]
+        elif isinstance(target, Global | int | str | bytes | tuple | None):
+            raise InertPickleError(f"it sets attributes of a {type(target).__name__}")
 
     def extend(self, values: list[Any]) -> None:
         """Append to the last list or record, or add to the last set."""

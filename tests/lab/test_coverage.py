@@ -54,11 +54,6 @@ FAMILIES = {
     "mlp_mixer": "a refusal",
 }
 
-#: Families that are traced here, which takes seconds: an adapter changes what timm's model does inside (tables of a
-#: size, biases without a cache, margins). tests/families/test_compile.py traces the four families of adapters, and
-#: ``make coverage`` those whose graph is timm's own.
-TRACED = {"mobilevit", "efficientformer", "levit", "crossvit", "pit"}
-
 
 def representative(family: str) -> Representative:
     row = TABLE["families"][family]
@@ -68,7 +63,7 @@ def representative(family: str) -> Representative:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_family_does_what_the_table_says(family: str) -> None:
     claimed = TABLE["families"][family]["adapters"]
-    for column, cell in measure_ours(representative(family), SIZES, steps=False, compiled=family in TRACED):
+    for column, cell in measure_ours(representative(family), SIZES, steps=False):
         if column == "levels" or judge(claimed[column]):
             assert cell == claimed[column], column
         else:

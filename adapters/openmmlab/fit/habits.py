@@ -17,7 +17,10 @@ from adapters.trunk.build import build_without_data
 HABITS = ("norm_eval", "frozen_stages", "with_cp", "drop_path_rate")
 
 #: Settings that the swap itself decides, and tells.
-DECIDED = ("type", "model_name", "weights", "init_cfg", "pretrained", "out_indices", "pyramid", "in_channels")
+DECIDED = (
+    *("type", "model_name", "weights", "init_cfg", "pretrained", "out_indices", "pyramid", "in_channels"),
+    *("strides", "dilations", "contract_dilation"),
+)
 
 #: Stages after the stem in backbones that have other than four.
 STAGES = {"MobileNetV2": 7, "MobileNetV3": 12, "Darknet": 5, "EfficientNet": 5}
