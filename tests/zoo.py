@@ -141,7 +141,17 @@ ZOO: tuple[Spec, ...] = (
         "dinov2_extract_prior",
         "vit_small_patch14_reg4_dinov2",
         adapters.VisionTransformerAdapter,
-        {**_tokens(), "pyramid": {"type": "SpatialPrior", "mode": "extract", "stem_channels": 4, "num_heads": 4}},
+        {
+            **_tokens(depth=2),
+            "pyramid": {
+                "type": "SpatialPrior",
+                "mode": "extract",
+                "stem_channels": 4,
+                "num_heads": 2,
+                "num_points": 2,
+                "extra_extractors": 1,
+            },
+        },
         compares=False,
     ),
     Spec(

@@ -48,7 +48,7 @@ def build_pyramid(
     """
     pyramid, keywords = _read_config(config)
     strides = {level.stride for level in levels}
-    if len(strides) > 1 and count_wanted_maps(config) > 1:
+    if len(strides) > 1 and pyramid is not SimpleFeaturePyramid:  # which takes the last map alone
         raise ValueError(
             f"pyramid={dict(config)!r} takes maps of one stride, but {model_name} gives strides {sorted(strides)}; "
             "leave pyramid out, since this model is a pyramid already."

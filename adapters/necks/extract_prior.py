@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from adapters.necks.checks import DEFAULT_OUT_STRIDES, check_channels, check_maps
+from adapters.necks.checks import DEFAULT_OUT_STRIDES, check_channels, check_maps, check_numbers
 from adapters.necks.conv_stem import FIRST_STRIDE, ConvStem
 from adapters.necks.extractor import Extractor
 from adapters.necks.norms import make_norm
@@ -75,6 +75,10 @@ class ExtractPrior(SpatialPrior):
                 f"stride {FIRST_STRIDE}, so add {2 * FIRST_STRIDE} or leave {FIRST_STRIDE} out."
             )
         check_channels("stem_channels, num_heads and num_points", [stem_channels, num_heads, num_points])
+        check_numbers(value_ratio=value_ratio, ffn_ratio=ffn_ratio)
+        check_numbers(1, drop_path_rate=drop_path_rate)
+        if not isinstance(extra_extractors, int) or extra_extractors < 0:
+            raise ValueError(f"extra_extractors={extra_extractors!r} must be an integer of at least 0.")
         channels = self.out_channels
         self.with_cp = with_cp
         self.add_taps = add_taps

@@ -30,6 +30,6 @@ def make_norm(name: str, channels: int) -> nn.Module:
     Raises:
         ValueError: there is no such norm.
     """
-    if name not in NORMS:
+    if not isinstance(name, str) or name not in NORMS:
         raise ValueError(f"norm={name!r} is unknown: it must be {', '.join(NORMS)}.")
     return NORMS[name](channels)

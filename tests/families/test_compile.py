@@ -18,7 +18,6 @@ COMPILED: dict[str, dict[str, Any]] = {
     "vit_rope_reg": {"trunk": {**TOKENS, "depth": 2}},
     "convit": {"trunk": {**CONVIT, "depth": 2, "local_up_to_layer": 1}},
     "convit_pyramid": {"trunk": {**CONVIT, "depth": 2, "local_up_to_layer": 1}},
-    "convit_concat_prior": {"trunk": {**CONVIT, "depth": 2, "local_up_to_layer": 1}},
     "resnet": {},
 }
 #: Of whole patches, and not.

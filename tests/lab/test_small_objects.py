@@ -1,10 +1,12 @@
 """tools/learn_small_objects.py: the same detector around each pyramid, the time of its steps, and the table."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from lab.learning import small_objects
 from lab.learning.small_objects import CASES, Budget, make_config, rows, time_steps
+from mmengine.config import Config
 
 from adapters.openmmlab.fit import check_fit
 from adapters.openmmlab.run import register_scope
@@ -25,9 +27,17 @@ def test_the_cases_differ_in_their_pyramid_alone(name: str, tmp_path: Path) -> N
     assert [tuple(step["scale"]) for step in resizing] == [(96, 96)]
 
 
-def test_steps_are_timed_in_turns() -> None:
-    found = time_steps(["simple", "extract"], Budget(side=64), repeats=1)
-    assert all(step["seconds"] > 0 and step["parameters"] > 5e6 for step in found.values())
+def test_steps_are_timed_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    def make_shallow_config(*arguments: Any) -> Config:
+        cfg = make_config(*arguments)
+        cfg.model.backbone.update(trunk=dict(depth=1), out_indices=(0,))
+        cfg.model.neck.update(out_channels=32)
+        cfg.model.bbox_head.update(stacked_convs=1, in_channels=32, feat_channels=32)
+        return cfg
+
+    monkeypatch.setattr(small_objects, "make_config", make_shallow_config)
+    found = time_steps(["simple", "concat"], Budget(side=64), repeats=1)
+    assert all(step["seconds"] > 0 and step["parameters"] > 5e5 for step in found.values())
 
 
 def test_the_table_compares_means_with_the_simple_pyramid() -> None:

@@ -250,10 +250,20 @@ def test_autocast_is_close(mode: str) -> None:
 @torch.no_grad()
 @each_mode
 def test_exports(mode: str) -> None:
-    adapter = make_adapter(mode).eval()
+    adapter = make_adapter(mode, trunk={**TOKENS, "depth": 2}).eval()
     x = image(64, 96, batch=1)
     program = torch.export.export(adapter, (x,))
     for actual, expected in zip(program.module()(x), adapter(x), strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+@each_mode
+def test_compiles_as_one_graph(mode: str) -> None:
+    adapter = make_adapter(mode, trunk={**TOKENS, "depth": 2}).eval()
+    x = image(70, 100)
+    compiled = torch.compile(adapter, backend="eager", fullgraph=True, dynamic=False)
+    for actual, expected in zip(compiled(x), adapter(x), strict=True):
         torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
 
 
@@ -303,6 +313,10 @@ def test_norms_are_those_of_torch() -> None:
             dict(model_name="resnet18"),
             "takes maps of one stride.*leave pyramid out, since this model is a pyramid",
         ),
+        (
+            dict(model_name="resnet18", out_indices=(1, 2, 3, 4), pyramid=dict(out_strides=(8,))),
+            r"takes maps of one stride, but resnet18 gives strides \[4, 8, 16, 32\]",
+        ),
         (dict(out_indices=(0, 4)), r"out_indices=\(0, 4\) holds 4, which is out of range; .* has 4 blocks"),
         (dict(pyramid=dict(out_strides=(2, 4))), r"\(2, 4\) cannot be made by halving an image.* strides 4, 8, 16"),
         (dict(pyramid=dict(out_strides=(7, 14))), r"\(7, 14\) cannot be made by halving"),
@@ -318,8 +332,13 @@ def test_norms_are_those_of_torch() -> None:
         ),
         (dict(pyramid=dict(image_channels=4)), "'image_channels' is filled in by the adapter: leave it out"),
         (dict(pyramid=dict(norm="LayerNorm")), "norm='LayerNorm' is unknown: it must be LN, GN, BN, SyncBN"),
+        (dict(pyramid=dict(norm=dict(type="BN"))), "norm={'type': 'BN'} is unknown: it must be LN, GN, BN, SyncBN"),
         (dict(pyramid=dict(stem_channels=0)), r"stem_channels=\[0\] must be a positive number"),
         (dict(pyramid=dict(mode="extract", num_heads=0)), "num_heads and num_points=.* must be a positive number"),
+        (dict(pyramid=dict(mode="extract", value_ratio=-1)), "value_ratio=-1 must be a number of at least 0"),
+        (dict(pyramid=dict(mode="extract", ffn_ratio="1")), "ffn_ratio='1' must be a number of at least 0"),
+        (dict(pyramid=dict(mode="extract", drop_path_rate=1)), "drop_path_rate=1 must .* at least 0 and below 1"),
+        (dict(pyramid=dict(mode="extract", extra_extractors=1.5)), "extra_extractors=1.5 must be an integer"),
         (dict(pyramid=dict(out_channels=0)), r"out_channels=\[0\] must be a positive number"),
     ],
     ids=lambda value: "" if isinstance(value, dict) else None,
