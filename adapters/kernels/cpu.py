@@ -46,11 +46,12 @@ def is_untouched(layer: nn.Module, cls: type[nn.Module]) -> bool:
     """
     return (
         type(layer) is cls
-        and not any(name in vars(layer) for name in ("forward", "weight", "bias"))  # in a method's or parameter's place
+        and "forward" not in vars(layer)
         and not (layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks)
         and not torch_module._has_any_global_hook()
         and all(
             tensor is None or (type(tensor) in _TENSORS and tensor.layout is torch.strided)
             for tensor in layer._parameters.values()
         )
+        and not any(isinstance(vars(layer).get(name), Tensor) for name in ("weight", "bias"))  # in a parameter's place
     )
