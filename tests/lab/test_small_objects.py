@@ -1,10 +1,12 @@
 """tools/learn_small_objects.py: the same detector around each pyramid, the time of its steps, and the table."""
 
+import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
-from lab.learning import small_objects
+from lab.learning import check, small_objects
 from lab.learning.small_objects import CASES, Budget, make_config, rows, time_steps
 from mmengine.config import Config
 
@@ -38,6 +40,25 @@ def test_steps_are_timed_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(small_objects, "make_config", make_shallow_config)
     found = time_steps(["simple", "concat"], Budget(side=64), repeats=1)
     assert all(step["seconds"] > 0 and step["parameters"] > 5e5 for step in found.values())
+
+
+def test_a_training_that_was_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    resumed: list[bool] = []
+
+    def run(command: list[str], **_: Any) -> subprocess.CompletedProcess:
+        resumed.append("--resume" in command)
+        log = tmp_path / "run" / f"start_{len(resumed)}" / "vis_data" / "scalars.json"
+        log.parent.mkdir(parents=True)
+        log.write_text(json.dumps({"loss": len(resumed)}) + "\n")
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(check.subprocess, "run", run)
+    first, other = Config({"seed": 1}), Config({"seed": 2})
+    assert check.train(first, tmp_path / "run", resume=True) == [{"loss": 1}]
+    assert check.train(first, tmp_path / "run", resume=True) == [{"loss": 1}, {"loss": 2}]
+    assert check.train(other, tmp_path / "run", resume=True) == [{"loss": 3}]  # nothing of another config is left
+    assert check.train(other, tmp_path / "run") == [{"loss": 4}]
+    assert resumed == [True, True, True, False]
 
 
 def test_the_table_compares_means_with_the_simple_pyramid() -> None:
