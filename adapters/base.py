@@ -115,7 +115,7 @@ class BackboneAdapter(nn.Module):
         trunk_levels = tuple(self.stage_levels[index] for index in self.out_indices)
         self.pyramid: nn.Module | None = None
         if pyramid is not None:
-            self.pyramid = build_pyramid(pyramid, trunk_levels, model_name)
+            self.pyramid = build_pyramid(pyramid, trunk_levels, model_name, in_channels, with_cp)
         self.levels: tuple[Level, ...] = trunk_levels if self.pyramid is None else self.pyramid.levels
 
         #: Names of the modules that ``train()`` leaves in eval mode.
@@ -225,7 +225,9 @@ class BackboneAdapter(nn.Module):
         image_size = (image.shape[-2], image.shape[-1])
         maps, final = self.forward_trunk(pad_to_multiple(image, self.pad_multiple, self.pad_margins))
         if self.pyramid is not None:
-            maps = self.pyramid(maps)
+            # Maps have no cells in the margins.
+            seen = [pad_to_multiple(image, self.pad_multiple)] if self.pyramid.sees_image else []
+            maps = self.pyramid(maps, *seen)
         cropped = tuple(
             crop_to_stride(feature_map, image_size, level.stride, image.dtype)
             for feature_map, level in zip(maps, self.levels, strict=True)

@@ -141,6 +141,30 @@ ZOO: tuple[Spec, ...] = (
         compares=False,
     ),
     Spec(
+        "convit_concat_prior",
+        "convit_tiny",
+        adapters.ConViTAdapter,
+        {"trunk": CONVIT, "pyramid": {"type": "SpatialPrior", "mode": "concat", "stem_channels": 4}},
+        compares=False,
+    ),
+    Spec(
+        "dinov2_extract_prior",
+        "vit_small_patch14_reg4_dinov2",
+        adapters.VisionTransformerAdapter,
+        {
+            **_tokens(depth=2),
+            "pyramid": {
+                "type": "SpatialPrior",
+                "mode": "extract",
+                "stem_channels": 4,
+                "num_heads": 2,
+                "num_points": 2,
+                "extra_extractors": 1,
+            },
+        },
+        compares=False,
+    ),
+    Spec(
         "resnet", "resnet18", adapters.GenericAdapter, {"trunk": {"layers": [1, 1, 1, 1], "channels": (16, 32, 48, 64)}}
     ),
     Spec(

@@ -14,6 +14,7 @@ from adapters.describe.backbones import PYRAMID, Backbone, describe_backbone
 from adapters.describe.tables import Row, backbone_row, config_row, failed_row, to_json, to_markdown, to_table
 from adapters.levels import format_levels
 from adapters.listing import list_models
+from adapters.necks.build import PYRAMIDS
 from adapters.openmmlab.config_files import is_config_name
 from adapters.registry import require_mmengine
 from adapters.trunk.build import build_without_data
@@ -65,7 +66,15 @@ def make_parser() -> argparse.ArgumentParser:
     add("names", nargs="+", help="timm models, patterns, or configs (a path, adapters::NAME, mmdet::NAME, mmseg::NAME)")
     add("--size", nargs=2, type=int, metavar=("H", "W"), help="pixels; default: a model's native size, a config's own")
     add("--out-indices", nargs="+", type=int, help="stages or blocks of the models, as in the adapter")
-    add("--pyramid", action="store_true", help="give the models a SimpleFeaturePyramid of 256 channels")
+    pyramids = parser.add_mutually_exclusive_group()
+    pyramids.add_argument(
+        "--pyramid", action="store_true", help="give the models a SimpleFeaturePyramid of 256 channels"
+    )
+    pyramids.add_argument(
+        "--spatial-prior",
+        choices=tuple(PYRAMIDS["SpatialPrior"]),
+        help="give the models a SpatialPrior of 256 channels in this mode",
+    )
     add("--backbone", metavar="NAME", help="put this timm model into the configs first")
     add(
         "--cfg-options",
@@ -98,6 +107,8 @@ def _describe(name: str, args: argparse.Namespace) -> Backbone:
         options["out_indices"] = tuple(args.out_indices)
     if args.pyramid:
         options["pyramid"] = PYRAMID
+    elif args.spatial_prior:
+        options["pyramid"] = {"type": "SpatialPrior", "mode": args.spatial_prior, "out_channels": 256}
     return describe_backbone(name, tuple(args.size) if args.size else None, options)
 
 

@@ -1,5 +1,6 @@
-"""Checks that the pyramids share: numbers of channels, and maps against them."""
+"""Checks that the pyramids share: numbers of channels and others, and maps against them."""
 
+import math
 from collections.abc import Sequence
 
 from torch import Tensor
@@ -22,6 +23,22 @@ def check_channels(what: str, channels: int | Sequence[int]) -> tuple[int, ...]:
     if not counts or not all(isinstance(count, int) and count > 0 for count in counts):
         raise ValueError(f"{what}={channels!r} must be a positive number of channels, or one for each map.")
     return counts
+
+
+def check_numbers(limit: float = math.inf, **numbers: float) -> None:
+    """Check numbers that may be 0 or anything above it, below a limit.
+
+    Args:
+        limit: the least number that is too large.
+        numbers: each by the name of its argument, for the message.
+
+    Raises:
+        ValueError: one is no number, or out of range.
+    """
+    for what, number in numbers.items():
+        if not isinstance(number, int | float) or not 0 <= number < limit:
+            below = f" and below {limit}" if limit < math.inf else ""
+            raise ValueError(f"{what}={number!r} must be a number of at least 0{below}.")
 
 
 def check_maps(maps: Sequence[Tensor], in_channels: tuple[int, ...]) -> None:

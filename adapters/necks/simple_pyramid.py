@@ -10,6 +10,7 @@ levels are those of the padded image.
 """
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -39,6 +40,9 @@ class SimpleFeaturePyramid(nn.Module):
     Raises:
         ValueError: a stride or a number of channels is not allowed.
     """
+
+    #: Needs the trunk's maps alone.
+    sees_image: ClassVar[bool] = False
 
     def __init__(
         self,

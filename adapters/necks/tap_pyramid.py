@@ -1,6 +1,7 @@
 """The tap pyramid: each level from a block of its own of a model of one stride; inside an adapter, or as a neck."""
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -28,6 +29,9 @@ class TapPyramid(nn.Module):
     Raises:
         ValueError: a stride or a number of channels is not allowed, or there is not one map for each stride.
     """
+
+    #: Needs the trunk's maps alone.
+    sees_image: ClassVar[bool] = False
 
     def __init__(
         self,

@@ -23,6 +23,16 @@ def test_printed_description_of_a_model(capsys: pytest.CaptureFixture) -> None:
         assert line in printed, printed
 
 
+@pytest.mark.parametrize("mode", ["concat", "extract"])
+def test_a_spatial_prior_is_counted_and_stands_in_the_lines(mode: str, capsys: pytest.CaptureFixture) -> None:
+    assert main(["vit_tiny_patch16_224", "--spatial-prior", mode]) == 0
+    printed = capsys.readouterr().out
+    assert f"pyramid=dict(type='SpatialPrior', mode='{mode}', out_channels=256)" in printed
+    assert "in_channels=[256, 256, 256, 256]" in printed
+    parameters = float(printed.split("parameters")[1].split()[0])
+    assert parameters > 5.5  # of the trunk alone
+
+
 def test_a_table_of_models(capsys: pytest.CaptureFixture) -> None:
     assert main(["twins_pcpvt_*", "--size", "64", "64", "--markdown"]) == 0
     lines = capsys.readouterr().out.splitlines()

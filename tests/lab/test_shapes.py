@@ -161,6 +161,22 @@ def test_every_class_is_in_the_default_validation_split_often(tmp_path):
     assert all(len(coco.getAnnIds(catIds=category)) >= 20 for category in coco.getCatIds())
 
 
+def test_small_objects_have_the_sides_that_are_asked_for(tmp_path):
+    make_dataset(tmp_path / "small", ShapesSettings(6, 4, 0, (96, 160), object_sides=(4, 12)))
+    sides, counts = [], []
+    for split in ("train", "val"):
+        for _, labels, notes in instances(tmp_path / "small", split):
+            counts.append(len(notes))
+            sides += [side for note, _ in notes for side in note["bbox"][2:]]
+            assert labels.astype(bool).sum() == sum(mask.sum() for _, mask in notes)  # none hides another
+    assert 4 <= min(sides) <= 5
+    assert 11 <= max(sides) <= 12
+    assert min(counts) >= 1
+    assert max(counts) > scene.MOST
+    with pytest.raises(ValueError, match=r"object_sides \[4, 12\] instead of None"):
+        make_dataset(tmp_path / "small", ShapesSettings(6, 4, 0, (96, 160)))
+
+
 # A folder is complete or absent --------------------------------------------------------------------------
 
 
@@ -208,6 +224,7 @@ def test_an_interrupted_drawing_leaves_nothing(tmp_path, monkeypatch):
         ({"val": -3}, "val=-3 images: at least 1"),
         ({"seed": -1}, "seed=-1 must be 0 or more"),
         ({"size_range": (200, 100)}, r"size_range=200 100 .*the smaller one first, both within 64\.\.1024"),
+        ({"object_sides": (4, 5)}, r"object_sides=4 5 must be two sides .*within 4\.\.32, the second at least twice"),
         ({"size_range": (16, 100)}, r"size_range=16 100 .*64\.\.1024"),
     ],
 )

@@ -52,6 +52,18 @@ def test_fpn_reads_the_stages_of_the_same_strides() -> None:
     check_fit(cfg)
 
 
+@pytest.mark.parametrize("mode", ["concat", "extract"])
+def test_a_spatial_prior_that_is_asked_for_fits_and_is_checked(mode: str) -> None:
+    cfg = shipped("mmdet", "mask_rcnn/mask-rcnn_r50_fpn_1x_coco")
+    fit(cfg, "vit_tiny_patch16_224", pyramid={"type": "SpatialPrior", "mode": mode, "out_channels": 24})
+    assert cfg.model.backbone.pyramid.type == "SpatialPrior"
+    assert cfg.model.neck.in_channels == [24] * 4
+    check_fit(cfg)
+    cfg.model.neck.in_channels = [24, 24, 24, 32]
+    with pytest.raises(ValueError, match=r"model.neck.in_channels=\[24, 24, 24, 32\] does not fit"):
+        check_fit(cfg)
+
+
 def test_a_token_model_gets_a_pyramid_where_strides_are_needed() -> None:
     cfg = shipped("mmdet", "mask_rcnn/mask-rcnn_r50_fpn_1x_coco")
     fit(cfg, "vit_tiny_patch16_224")

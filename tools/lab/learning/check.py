@@ -68,30 +68,13 @@ def make_config(case: Case, budget: Budget, data_root: Path) -> Config:
 
 
 def run_case(case: Case, budget: Budget, out: Path, data_root: Path) -> Result:
-    """Train a case from nothing in a fresh process; return what it reached, its size and its time.
+    """Train a case from nothing; return what it reached, its size and its time.
 
     Raises:
         ValueError: the training failed; the end of its output is in the message.
     """
-    work_dir = out / case.name.replace(" ", "_")
-    shutil.rmtree(work_dir, ignore_errors=True)
-    work_dir.mkdir(parents=True)
-    path = work_dir / "config.py"
-    make_config(case, budget, data_root).dump(path)
     start = time.monotonic()
-    environment = dict(os.environ, OMP_WAIT_POLICY="PASSIVE")
-    run = subprocess.run(
-        [sys.executable, str(TRAIN), str(path), "--work-dir", str(work_dir)],
-        cwd=REPOSITORY,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if run.returncode != 0:
-        raise ValueError(f"training {case.name!r} failed in {work_dir}:\n{(run.stderr or run.stdout)[-2000:]}")
-    (log,) = work_dir.glob("*/vis_data/scalars.json")
-    records = [json.loads(line) for line in log.read_text().splitlines()]
+    records = train(make_config(case, budget, data_root), out / case.name.replace(" ", "_"))
     losses = [record["loss"] for record in records if "loss" in record]
     (score,) = [record[METRIC] / 100 for record in records if METRIC in record]
     return {
@@ -100,6 +83,37 @@ def run_case(case: Case, budget: Budget, out: Path, data_root: Path) -> Result:
         "parameters": count_backbone(case.backbone),
         "seconds": round(time.monotonic() - start),
     }
+
+
+def train(cfg: Config, work_dir: Path, resume: bool = False) -> list[dict[str, Any]]:
+    """Train a config in a fresh process; return the records of its logs.
+
+    Args:
+        cfg: the config; its checkpoint hook decides from where a training that was stopped can go on.
+        work_dir: emptied, unless a training of the very config goes on in it.
+        resume: go on from the last checkpoint of the same config, where there is one.
+
+    Raises:
+        ValueError: the training failed; the end of its output is in the message.
+    """
+    path = work_dir / "config.py"
+    if not (resume and path.exists() and path.read_text() == cfg.pretty_text):
+        shutil.rmtree(work_dir, ignore_errors=True)
+    work_dir.mkdir(parents=True, exist_ok=True)
+    cfg.dump(path)
+    environment = dict(os.environ, OMP_WAIT_POLICY="PASSIVE")
+    run = subprocess.run(
+        [sys.executable, str(TRAIN), str(path), "--work-dir", str(work_dir), *(["--resume"] if resume else [])],
+        cwd=REPOSITORY,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if run.returncode != 0:
+        raise ValueError(f"training failed in {work_dir}:\n{(run.stderr or run.stdout)[-2000:]}")
+    logs = sorted(work_dir.glob("*/vis_data/scalars.json"))
+    return [json.loads(line) for log in logs for line in log.read_text().splitlines()]
 
 
 def count_backbone(backbone: Mapping[str, Any]) -> int:

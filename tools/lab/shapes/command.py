@@ -15,7 +15,8 @@ from lab.shapes import CLASSES, ShapesSettings, make_dataset
 def main(arguments: Sequence[str] | None = None) -> int:
     """Draw the dataset, unless it is there already."""
     args = parse_args(arguments)
-    settings = ShapesSettings(args.train, args.val, args.seed, tuple(args.size_range))
+    object_sides = tuple(args.object_sides) if args.object_sides else None
+    settings = ShapesSettings(args.train, args.val, args.seed, tuple(args.size_range), object_sides)
     drawn = make_dataset(args.out, settings, args.overwrite)
     state = "drawn" if drawn else "there already"
     print(f"{args.out}: {state}, {args.train} images to train on and {args.val} to validate on")
@@ -40,6 +41,13 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
         metavar=("LEAST", "GREATEST"),
         default=defaults.size_range,
         help="sides of the images in pixels (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--object-sides",
+        type=int,
+        nargs=2,
+        metavar=("LEAST", "GREATEST"),
+        help="sides of the objects in pixels, for small ones such as 4 12 (default: large ones)",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace a dataset of other options")
     return parser.parse_args(arguments)

@@ -22,6 +22,10 @@ SMALLEST_SIZE, LARGEST_SHARE = 56.0, 0.8
 FEWEST, MOST, PIXELS_PER_SHAPE = 1, 6, 6000
 """Shapes in an image: between these two, and on average no denser than that."""
 PLACEMENTS_PER_SHAPE = 12
+MOST_SMALL, PIXELS_PER_SMALL_SHAPE = 16, 1500
+"""Shapes in an image where their sides are given, and no denser than that. None of these is hidden."""
+
+Sides = tuple[int, int]
 
 
 @dataclass
@@ -61,27 +65,37 @@ class Scene:
         return labels
 
 
-def draw_scene(split: str, size_range: tuple[int, int], rng: np.random.Generator) -> Scene:
-    """Draw an image whose height and width lie in ``size_range``, and its instances."""
+def draw_scene(split: str, size_range: Sides, rng: np.random.Generator, object_sides: Sides | None = None) -> Scene:
+    """Draw an image whose height and width lie in ``size_range``, and its instances.
+
+    Args:
+        split: ``'train'`` or ``'val'``, which have photographs of their own.
+        size_range: least and greatest side of the image in pixels.
+        rng: the source of chance.
+        object_sides: least and greatest side of the instances' boxes in pixels; None for large ones.
+    """
     height, width = (int(side) for side in rng.integers(size_range[0], size_range[1] + 1, 2))
     canvas = draw_background(split, height, width, rng)
     instances: list[Instance] = []
-    upper = min(max(height * width // PIXELS_PER_SHAPE, FEWEST + 1), MOST)
+    most, pixels = (MOST, PIXELS_PER_SHAPE) if object_sides is None else (MOST_SMALL, PIXELS_PER_SMALL_SHAPE)
+    upper = min(max(height * width // pixels, FEWEST + 1), most)
     wanted = int(rng.integers(FEWEST, upper + 1))
     for _ in range(wanted * PLACEMENTS_PER_SHAPE):
-        _place(canvas, instances, rng)
+        _place(canvas, instances, rng, object_sides)
         if len(instances) == wanted:
             break
     canvas += rng.normal(0, rng.uniform(0, 6), canvas.shape)
     return Scene(np.clip(np.round(canvas), 0, 255).astype(np.uint8), instances)
 
 
-def _place(canvas: NDArray[np.float64], instances: list[Instance], rng: np.random.Generator) -> None:
+def _place(
+    canvas: NDArray[np.float64], instances: list[Instance], rng: np.random.Generator, object_sides: Sides | None
+) -> None:
     """Paint one more shape over the others, unless too little of it or of one of them would stay visible."""
     height, width = canvas.shape[:2]
     label = int(rng.integers(len(CLASSES)))
-    largest = max(SMALLEST_SIZE, LARGEST_SHARE * min(height, width))
-    radius = float(np.exp(rng.uniform(np.log(SMALLEST_SIZE), np.log(largest)))) / 2
+    least, largest = object_sides or (SMALLEST_SIZE, max(SMALLEST_SIZE, LARGEST_SHARE * min(height, width)))
+    radius = float(np.exp(rng.uniform(np.log(least), np.log(largest)))) / 2
     centre_y, centre_x = rng.uniform(0, height), rng.uniform(0, width)
     outline = draw_outline(CLASSES[label], rng)
     turn, texture_turn = rng.uniform(0, 2 * np.pi, 2)
@@ -99,9 +113,15 @@ def _place(canvas: NDArray[np.float64], instances: list[Instance], rng: np.rando
     cover = cover[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
     mask = np.zeros((height, width), dtype=bool)
     mask[rows, columns] = cover >= 0.5
-    if not _is_visible(mask, area) or any(
-        not _is_visible(below.mask & ~mask, below.outline_area) for below in instances
-    ):
+    if object_sides is None:
+        visible = all(
+            _is_visible(seen, whole)
+            for seen, whole in ((mask, area), *((below.mask & ~mask, below.outline_area) for below in instances))
+        )
+    else:
+        apart = not any((below.mask & mask).any() for below in instances)
+        visible = apart and mask.sum() == area > 0 and _has_sides(Instance(label, mask, area), object_sides)
+    if not visible:
         return
 
     texture, opacity = draw_texture(canvas[mask].mean(0), label / len(CLASSES), rng)
@@ -117,6 +137,10 @@ def _place(canvas: NDArray[np.float64], instances: list[Instance], rng: np.rando
 
 def _is_visible(mask: Mask, outline_area: int) -> bool:
     return bool(mask.sum() >= max(MIN_VISIBLE_PIXELS, MIN_VISIBLE_SHARE * outline_area))
+
+
+def _has_sides(instance: Instance, sides: Sides) -> bool:
+    return all(sides[0] <= side <= sides[1] for side in instance.box[2:])
 
 
 def _rotated(x: Plane, y: Plane, turn: float) -> tuple[Plane, Plane]:

@@ -33,6 +33,7 @@ VERSION = 2
 """Of the drawing; raised when the same settings give other images."""
 SPLITS: tuple[str, ...] = tuple(PHOTOGRAPHS)
 SIZE_LIMITS = (64, 1024)
+OBJECT_LIMITS = (4, 32)
 JPEG_QUALITY = 92
 SETTINGS_FILE = "settings.json"
 
@@ -45,6 +46,8 @@ class ShapesSettings:
         train, val: numbers of images.
         seed: non-negative.
         size_range: least and greatest side of an image in pixels; height and width are drawn independently.
+        object_sides: least and greatest side of the objects' boxes in pixels, for small ones; None for large ones,
+            which overlap.
 
     Raises:
         ValueError: a number is out of range.
@@ -54,6 +57,7 @@ class ShapesSettings:
     val: int = 80
     seed: int = 0
     size_range: tuple[int, int] = (128, 192)
+    object_sides: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         for name, number in (("train", self.train), ("val", self.val)):
@@ -68,9 +72,19 @@ class ShapesSettings:
                 f"both within {SIZE_LIMITS[0]}..{SIZE_LIMITS[1]}."
             )
 
+        if self.object_sides is not None:
+            least, greatest = self.object_sides
+            # The sides of an oblong shape differ; a narrower range would leave it out.
+            if not OBJECT_LIMITS[0] <= least < greatest <= OBJECT_LIMITS[1] or greatest < 2 * least:
+                raise ValueError(
+                    f"object_sides={least} {greatest} must be two sides in pixels within "
+                    f"{OBJECT_LIMITS[0]}..{OBJECT_LIMITS[1]}, the second at least twice the first, such as 4 12."
+                )
+
     def record(self) -> dict[str, Any]:
-        """Return the settings as ``settings.json`` holds them."""
-        return {"version": VERSION, **asdict(self), "size_range": list(self.size_range)}
+        """Return the settings as ``settings.json`` holds them; what is None is left out, as older files have it."""
+        held = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        return {"version": VERSION, **{key: value for key, value in held.items() if value is not None}}
 
 
 def make_dataset(out: Path, settings: ShapesSettings, overwrite: bool = False) -> bool:
@@ -121,8 +135,8 @@ def _is_there(out: Path, settings: ShapesSettings, overwrite: bool) -> bool:
     if found == wanted:
         return True
     if not overwrite:
-        keys = [key for key in wanted if found.get(key) != wanted[key]]
-        differences = ", ".join(f"{key} {found.get(key)} instead of {wanted[key]}" for key in keys)
+        keys = [key for key in {**wanted, **found} if found.get(key) != wanted.get(key)]
+        differences = ", ".join(f"{key} {found.get(key)} instead of {wanted.get(key)}" for key in keys)
         raise ValueError(
             f"{out} holds a dataset of other settings ({differences}): replace it with --overwrite, "
             "or give another folder with --out."
@@ -143,7 +157,8 @@ def _write_split(root: Path, split: str, index: int, settings: ShapesSettings, p
     }
     for number in range(getattr(settings, split)):
         # A stream of its own for every image: the first ones stay the same when more are asked for.
-        scene = draw_scene(split, settings.size_range, np.random.default_rng([settings.seed, index, number]))
+        rng = np.random.default_rng([settings.seed, index, number])
+        scene = draw_scene(split, settings.size_range, rng, settings.object_sides)
         name = f"{number:06d}"
         Image.fromarray(scene.image).save(images / f"{name}.jpg", quality=JPEG_QUALITY)
         Image.fromarray(scene.label_map()).save(maps / f"{name}.png")
