@@ -1,1 +1,1 @@
-"""Adapters in the detectors and segmentors of other frameworks; each file needs its own framework, and is imported alone."""
+"""Adapters in the heads of other frameworks; each file needs its own framework, and is imported by name alone."""

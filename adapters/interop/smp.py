@@ -44,7 +44,11 @@ class SmpEncoder(nn.Module):
         self.output_stride = wanted[-1]
         self._lacks_half = given[0] != HALF
         #: Channels of each map, the image first.
-        self.out_channels = [adapter.in_channels, *[0] * self._lacks_half, *(level.channels for level in adapter.levels)]
+        self.out_channels = [
+            adapter.in_channels,
+            *[0] * self._lacks_half,
+            *(level.channels for level in adapter.levels),
+        ]
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """Compute ``(B, C, ceil(H / stride), ceil(W / stride))`` of an image ``(B, C, H, W)``, the image first."""

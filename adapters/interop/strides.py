@@ -46,10 +46,11 @@ def refusal(adapter: BackboneAdapter, demand: str, wanted: Sequence[int] = DETEC
         wanted: strides that would suit.
     """
     strides = [level.stride for level in adapter.stage_levels]
-    if set(wanted) <= set(strides):
+    if len(set(wanted)) == len(wanted) and set(wanted) <= set(strides):
         remedy = f"out_indices={tuple(len(strides) - 1 - strides[::-1].index(stride) for stride in wanted)}"
+    elif len(set(wanted)) < len(wanted):
+        remedy = f"trunk=dict(output_stride={wanted[-1]})"
     else:
         remedy = f"pyramid=dict(type='SimpleFeaturePyramid', out_channels=256, out_strides={tuple(wanted)})"
-    return ValueError(
-        f"{demand}, but this {adapter.model_name} gives {format_levels(adapter.levels)}; build the adapter with {remedy}."
-    )
+    given = f"this {adapter.model_name} gives {format_levels(adapter.levels)}"
+    return ValueError(f"{demand}, but {given}; build the adapter with {remedy}.")

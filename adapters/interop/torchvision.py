@@ -49,8 +49,9 @@ class TorchvisionBackbone(nn.Module):
             )
         if extra_blocks is not None:
             raise ValueError(
-                f"fpn_channels=None leaves no FPN for extra_blocks={type(extra_blocks).__name__}; set fpn_channels=256, "
-                "or build the adapter with pyramid=dict(type='SimpleFeaturePyramid', extra_level=True)."
+                f"fpn_channels=None leaves no FPN for extra_blocks={type(extra_blocks).__name__}; set "
+                "fpn_channels=256, or build the adapter with pyramid=dict(type='SimpleFeaturePyramid', "
+                "extra_level=True)."
             )
         self.out_channels = channels[0]
 

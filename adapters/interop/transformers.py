@@ -75,7 +75,7 @@ class TimmAdapterBackbone(BackboneMixin, PreTrainedModel):
 
     config: TimmAdapterConfig
     main_input_name = "pixel_values"
-    input_modalities = ("image",)
+    input_modalities = "image"
     supports_gradient_checkpointing = True
     has_attentions = False
 
@@ -97,7 +97,7 @@ class TimmAdapterBackbone(BackboneMixin, PreTrainedModel):
 
     @property
     def gradient_checkpointing(self) -> bool:
-        """Whether the adapter recomputes its activations; transformers sets it in every part of a model."""
+        """The adapter's ``with_cp``; transformers sets this in every part of a model that has it."""
         return self.adapter.with_cp
 
     @gradient_checkpointing.setter
