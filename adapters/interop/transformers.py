@@ -27,7 +27,7 @@ class TimmAdapterConfig(BackboneConfigMixin, PreTrainedConfig):
     A stage of transformers is a stage of the model, ``stage1`` to ``stage4``, or a block; with a pyramid among the
     options it is a level of the pyramid, ``stride4`` to ``stride32``, and all of them come out.
 
-    Args:
+    Attributes:
         model_name: a timm model, ``'twins_svt_small'``.
         options: further arguments of :class:`adapters.TimmAdapter`, such as ``dict(frozen_stages=1)``.
         out_indices: stages or blocks that come out; the adapter's choice by default. With a pyramid, those that go into
