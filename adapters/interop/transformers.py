@@ -1,7 +1,7 @@
 """An adapter as a backbone of Hugging Face's transformers, built by its heads from a config.
 
-Importing this file makes ``timm_adapter`` known to ``AutoConfig`` and ``AutoBackbone``, so that DETR, Mask2Former,
-UPerNet and every other head with a ``backbone_config`` builds it, saves it and loads it.
+Importing this file makes ``timm_adapter`` known to ``AutoConfig``, ``AutoBackbone`` and ``AutoModel``, so that DETR,
+Mask2Former, UPerNet and every other head with a ``backbone_config`` builds it, saves it and loads it.
 """
 
 import contextlib
@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoBackbone, AutoConfig, PreTrainedConfig, PreTrainedModel
+from transformers import AutoBackbone, AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.backbone_utils import BackboneConfigMixin, BackboneMixin
 from transformers.modeling_outputs import BackboneOutput
 from transformers.utils.generic import can_return_tuple
@@ -30,8 +30,8 @@ class TimmAdapterConfig(BackboneConfigMixin, PreTrainedConfig):
     Attributes:
         model_name: a timm model, ``'twins_svt_small'``.
         options: further arguments of :class:`adapters.TimmAdapter`, such as ``dict(frozen_stages=1)``.
-        out_indices: stages or blocks that come out; the adapter's choice by default. With a pyramid, those that go into
-            it are named by ``options=dict(out_indices=...)``.
+        out_indices (list[int] | None): stages or blocks that come out; the adapter's choice by default. With a pyramid,
+            those that go into it are named by ``options=dict(out_indices=...)``.
         strides: the strides that the head takes. A model that gives others is refused when it is built.
 
     Raises:
@@ -180,3 +180,4 @@ def load_weights(model: nn.Module) -> None:
 
 AutoConfig.register(TimmAdapterConfig.model_type, TimmAdapterConfig)
 AutoBackbone.register(TimmAdapterConfig, TimmAdapterBackbone)
+AutoModel.register(TimmAdapterConfig, TimmAdapterBackbone)

@@ -9,7 +9,7 @@ import torch
 from lab.frameworks import steps
 from lab.randomise import randomise
 from safetensors.torch import load_file, save_file
-from transformers import AutoBackbone, AutoConfig, DetrForObjectDetection
+from transformers import AutoBackbone, AutoConfig, AutoModel, DetrForObjectDetection
 from zoo import MORE, PYRAMID, ZOO, image
 
 from adapters import BackboneAdapter
@@ -90,6 +90,7 @@ def test_a_backbone_comes_back_with_its_tables(name: str, tmp_path: Path) -> Non
     loaded, info = TimmAdapterBackbone.from_pretrained(tmp_path, output_loading_info=True)
     assert not any(info.values())
     assert AutoConfig.from_pretrained(tmp_path).out_features == backbone.out_features
+    assert type(AutoModel.from_pretrained(tmp_path)) is TimmAdapterBackbone
     buffers = dict(backbone.named_buffers())
     assert all(torch.equal(buffer, buffers[key]) for key, buffer in loaded.named_buffers())
     x = image(97, 65)

@@ -1,6 +1,7 @@
 """The cells of one family: a training step in each head, of an adapter or of the framework's own wrapper of timm."""
 
 import gc
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -14,15 +15,18 @@ from transformers import PreTrainedConfig, TimmBackboneConfig
 from adapters import TimmAdapter
 from adapters.interop import smp
 from adapters.interop.torchvision import TorchvisionBackbone
-from adapters.interop.transformers import TimmAdapterConfig
+from adapters.interop.transformers import TimmAdapterBackbone, TimmAdapterConfig
 from adapters.levels import DETECTOR_STRIDES
-from lab.coverage.checks import Size, outcome, random_image, require
+from lab.coverage.checks import NOISE, Size, outcome, random_image, require
 from lab.coverage.representatives import Representative
 from lab.frameworks import steps
+from lab.randomise import randomise
 
 #: Two sizes that heads divide, and one that they do not.
 SIZES: tuple[Size, ...] = ((224, 224), (96, 160), (97, 65))
 PYRAMID = {"type": "SimpleFeaturePyramid", "out_channels": 16}
+#: The column of what transformers saves and loads.
+ROUND_TRIP = "from_pretrained"
 #: What smp says of a size that its own decoder cannot take.
 HEADS_REFUSAL = "Wrong input shape"
 
@@ -63,6 +67,7 @@ def measure_adapters(one: Representative, sizes: Sequence[Size]) -> Cells:
             else TimmAdapterConfig(model_name=name, options=options, strides=DETECTOR_STRIDES)
         )
         yield from _steps(f"transformers {head}", partial(build_head, config), loss, sizes, "trunk.")
+    yield ROUND_TRIP, outcome(check_round_trip, name)
 
 
 def _suits_dpt(model_name: str) -> bool:
@@ -113,6 +118,17 @@ def _steps(
         yield column, outcome(check_step, models[0], loss, size, part) if models else answer
     models.clear()
     gc.collect()
+
+
+def check_round_trip(model_name: str) -> None:
+    """Require of a backbone that transformers saves and loads the same maps, bit for bit, with all parameters moved."""
+    backbone = randomise(TimmAdapterBackbone(TimmAdapterConfig(model_name=model_name)), scale=NOISE).eval()
+    image = random_image(SIZES[-1])
+    with tempfile.TemporaryDirectory() as folder, torch.no_grad():
+        backbone.save_pretrained(folder)
+        loaded = TimmAdapterBackbone.from_pretrained(folder).eval()
+        maps, expected = loaded(image).feature_maps, backbone(image).feature_maps
+    require(all(torch.equal(*pair) for pair in zip(maps, expected, strict=True)), "the maps differ")
 
 
 def check_step(model: nn.Module, loss: steps.Loss, size: Size, part: str | None) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 from adapters.describe.tables import markdown_table
 from lab.coverage.report import OK
-from lab.frameworks.measure import HEADS_REFUSAL, SIZES
+from lab.frameworks.measure import HEADS_REFUSAL, ROUND_TRIP, SIZES
 
 Rows = Mapping[str, Mapping[str, Any]]
 
@@ -32,6 +32,9 @@ maps: transformers' `TimmBackbone` and smp's `tu-` encoders; torchvision has non
 image of 97 x 65 themselves, whatever the encoder.
 
 {totals}
+
+{round_trips} of the {count} come back from `save_pretrained` and `from_pretrained` with the same maps, bit for bit, at
+97 x 65 with every parameter moved.
 
 ## Families
 
@@ -63,6 +66,7 @@ def render(table: Mapping[str, Any], expected: Iterable[str]) -> str:
         all=len(everything),
         missing=f"; not yet {', '.join(absent)}" if absent else "",
         totals=_totals(rows),
+        round_trips=_count(rows, "adapters", ROUND_TRIP),
         sizes=", ".join(f"{height} x {width}" for height, width in SIZES),
         families=_families(rows),
         reasons="\n".join(_reasons(rows)),
