@@ -1,4 +1,4 @@
-"""The heads of torchvision, transformers and smp, as small as they come, and the loss of one training image in each."""
+"""The heads of torchvision, transformers and smp, as small as they come, and the loss of training images in each."""
 
 from collections.abc import Callable, Mapping
 
@@ -33,13 +33,13 @@ def detector(kind: type[nn.Module], backbone: nn.Module) -> nn.Module:
 TORCHVISION = (FasterRCNN, MaskRCNN, RetinaNet, FCOS)
 
 
-def detection_loss(model: nn.Module, image: Tensor) -> Tensor:
-    """Sum the losses of torchvision's detector for an image ``(1, 3, H, W)`` with one object."""
-    height, width = image.shape[-2:]
+def detection_loss(model: nn.Module, images: Tensor) -> Tensor:
+    """Sum the losses of torchvision's detector for images ``(B, 3, H, W)`` with one object each."""
+    height, width = images.shape[-2:]
     mask = torch.zeros(1, height, width, dtype=torch.uint8)
     mask[:, height // 8 : height // 2, width // 8 : width // 2] = 1
     box = torch.tensor([[width / 8, height / 8, width / 2, height / 2]])
-    losses = model([image[0]], [{"boxes": box, "labels": torch.tensor([1]), "masks": mask}])
+    losses = model(list(images), [{"boxes": box, "labels": torch.tensor([1]), "masks": mask} for _ in images])
     return torch.stack(list(losses.values())).sum()
 
 
@@ -51,10 +51,10 @@ def detr(backbone: PreTrainedConfig) -> nn.Module:
     return DetrForObjectDetection(config)
 
 
-def detr_loss(model: nn.Module, image: Tensor) -> Tensor:
-    """Return DETR's loss for an image ``(1, 3, H, W)`` with one object."""
+def detr_loss(model: nn.Module, images: Tensor) -> Tensor:
+    """Return DETR's loss for images ``(B, 3, H, W)`` with one object each."""
     label = {"class_labels": torch.tensor([1]), "boxes": torch.tensor([[0.5, 0.5, 0.3, 0.3]])}
-    return model(image, labels=[label]).loss
+    return model(images, labels=[label for _ in images]).loss
 
 
 def mask2former(backbone: PreTrainedConfig) -> nn.Module:
@@ -76,23 +76,23 @@ def mask2former(backbone: PreTrainedConfig) -> nn.Module:
     return Mask2FormerForUniversalSegmentation(config)
 
 
-def mask2former_loss(model: nn.Module, image: Tensor) -> Tensor:
-    """Return Mask2Former's loss for an image ``(1, 3, H, W)`` with one object."""
-    mask = torch.zeros(1, *image.shape[-2:])
-    mask[..., : image.shape[-2] // 2, :] = 1
-    return model(image, mask_labels=[mask], class_labels=[torch.tensor([1])]).loss
+def mask2former_loss(model: nn.Module, images: Tensor) -> Tensor:
+    """Return Mask2Former's loss for images ``(B, 3, H, W)`` with one object each."""
+    mask = torch.zeros(1, *images.shape[-2:])
+    mask[..., : images.shape[-2] // 2, :] = 1
+    return model(images, mask_labels=[mask for _ in images], class_labels=[torch.tensor([1]) for _ in images]).loss
 
 
 def upernet(backbone: PreTrainedConfig) -> nn.Module:
-    """Build transformers' UPerNet; its batch norms bear one image since no pooling ends in a single cell."""
+    """Build transformers' UPerNet; no pooling ends in a single cell, so that one image does for its batch norms."""
     widths = {"hidden_size": 16, "auxiliary_channels": 16}
     config = UperNetConfig(backbone_config=backbone, pool_scales=[2, 3], num_labels=CLASSES, **widths)
     return UperNetForSemanticSegmentation(config)
 
 
-def upernet_loss(model: nn.Module, image: Tensor) -> Tensor:
-    """Return UPerNet's loss for an image ``(1, 3, H, W)`` of one class."""
-    return model(image, labels=torch.ones(1, *image.shape[-2:], dtype=torch.long)).loss
+def upernet_loss(model: nn.Module, images: Tensor) -> Tensor:
+    """Return UPerNet's loss for images ``(B, 3, H, W)`` of one class."""
+    return model(images, labels=_one_class(images)).loss
 
 
 #: Builds of transformers' heads from the config of a backbone, and their losses.
@@ -122,6 +122,10 @@ def smp_model(name: str, encoder: str) -> nn.Module:
     return kind(encoder_name=encoder, encoder_weights=None, classes=CLASSES, **arguments)
 
 
-def segmentation_loss(model: nn.Module, image: Tensor) -> Tensor:
-    """Return the cross entropy of smp's model for an image ``(1, 3, H, W)`` of one class."""
-    return F.cross_entropy(model(image), torch.ones(1, *image.shape[-2:], dtype=torch.long))
+def segmentation_loss(model: nn.Module, images: Tensor) -> Tensor:
+    """Return the cross entropy of smp's model for images ``(B, 3, H, W)`` of one class."""
+    return F.cross_entropy(model(images), _one_class(images))
+
+
+def _one_class(images: Tensor) -> Tensor:
+    return torch.ones(len(images), *images.shape[-2:], dtype=torch.long)
