@@ -43,6 +43,8 @@ class TimmAdapterConfig(BackboneConfigMixin, PreTrainedConfig):
     model_name: str = ""
     options: dict[str, Any] | None = None
     strides: list[int] | tuple[int, ...] | None = None
+    #: Lets transformers know that a model may use a layer twice, as CoaT does; words have no part in it.
+    tie_word_embeddings: bool = True
     _out_features: list[str] | None = None
     _out_indices: list[int] | None = None
 
@@ -88,6 +90,7 @@ class TimmAdapterBackbone(BackboneMixin, PreTrainedModel):
         self.adapter = adapter
         self._lacks_data = without_data
         self._activations = Activations(adapter.trunk)
+        self._tied_weights_keys = _find_shared(self)
         self.post_init()
 
     @property
@@ -165,6 +168,13 @@ def _build(config: TimmAdapterConfig) -> BackboneAdapter:
     config.stage_names = names
     config.set_output_features_output_indices(None, out_indices)
     return adapter
+
+
+def _find_shared(module: nn.Module) -> dict[str, str]:
+    """Map each further name of a parameter that has several to its first one."""
+    first: dict[nn.Parameter, str] = {}
+    names = [(name, first.setdefault(tensor, name)) for name, tensor in module.named_parameters(remove_duplicate=False)]
+    return {name: source for name, source in names if name != source}
 
 
 def load_weights(model: nn.Module) -> None:

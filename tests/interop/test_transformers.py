@@ -83,7 +83,7 @@ def test_a_head_trains_and_comes_back_from_a_file(head: str, name: str, more: di
     assert torch.equal(actual[key], expected[key])
 
 
-@pytest.mark.parametrize("name", ["twins_pcpvt", "vit_patch14_reg", "eva02", "convit", "beit", "nest", "swin", "levit"])
+@pytest.mark.parametrize("name", ["twins_pcpvt", "vit_patch14_reg", "eva02", "convit", "beit", "nest", "swin", "coat"])
 def test_a_backbone_comes_back_with_its_tables(name: str, tmp_path: Path) -> None:
     backbone = randomise(TimmAdapterBackbone(config(name)))
     backbone.save_pretrained(tmp_path)
