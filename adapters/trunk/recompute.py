@@ -22,6 +22,7 @@ class RecomputingTrunk:
 
     @property
     def with_cp(self) -> bool:
+        """Gradient checkpointing, block by block, in training."""
         return self._with_cp
 
     @with_cp.setter

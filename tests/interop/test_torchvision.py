@@ -35,6 +35,7 @@ def test_a_detector_trains_and_detects(kind: type[nn.Module], name: str) -> None
     model = steps.detector(kind, build(name)).train()
     steps.detection_loss(model, image(97, 65, batch=1)).backward()
     assert [key for key, parameter in model.named_parameters() if parameter.grad is None] == []
+    model.transform.min_size = (64,)
     results = model.eval()([image(64, 96, batch=1)[0], image(50, 33, batch=1)[0]])
     assert [len(result["boxes"]) == len(result["scores"]) for result in results] == [True, True]
 
