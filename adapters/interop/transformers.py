@@ -5,6 +5,7 @@ Mask2Former, UPerNet and every other head with a ``backbone_config`` builds it, 
 """
 
 import contextlib
+import difflib
 from typing import Any
 
 import torch
@@ -19,6 +20,9 @@ from adapters.factory import TimmAdapter
 from adapters.interop.strides import check_strides
 from adapters.options import AdapterOptions
 from adapters.trunk.norm_acts import Activations
+
+#: What a config of an adapter has beside the fields of any config of transformers.
+OWN_FIELDS = ("model_name", "options", "out_indices", "strides")
 
 
 class TimmAdapterConfig(BackboneConfigMixin, PreTrainedConfig):
@@ -35,7 +39,7 @@ class TimmAdapterConfig(BackboneConfigMixin, PreTrainedConfig):
         strides: the strides that the head takes. A model that gives others is refused when it is built.
 
     Raises:
-        ValueError: an option stands beside ``options``.
+        ValueError: an option stands beside ``options``, or a field is misspelt.
     """
 
     model_type = "timm_adapter"
@@ -49,12 +53,14 @@ class TimmAdapterConfig(BackboneConfigMixin, PreTrainedConfig):
     _out_indices: list[int] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
-        misplaced = sorted(set(kwargs) & set(AdapterOptions.__annotations__) - {"out_indices"})
-        if misplaced:
-            raise ValueError(f"{', '.join(misplaced)} is an option of the adapter: give it in options=dict(...).")
         out_indices = kwargs.pop("out_indices", None)
         self.stage_names: list[str] | None = kwargs.pop("stage_names", None)
         self._out_features = kwargs.pop("out_features", None)
+        for key in kwargs:  # transformers takes any, without a word
+            if key in AdapterOptions.__annotations__:
+                raise ValueError(f"{key} is an option of the adapter: give it in options=dict({key}=...).")
+            if near := difflib.get_close_matches(key, OWN_FIELDS, n=1, cutoff=0.8):
+                raise ValueError(f"{key} is no field of TimmAdapterConfig: did you mean {near[0]}?")
         self._out_indices = None if out_indices is None else list(out_indices)
         if self._out_features is not None and self.stage_names is None:
             raise ValueError(f"out_features={self._out_features}: name the stages by out_indices=[...] instead.")
@@ -80,6 +86,9 @@ class TimmAdapterBackbone(BackboneMixin, PreTrainedModel):
     input_modalities = "image"
     supports_gradient_checkpointing = True
     has_attentions = False
+    #: Parameters to freeze once from_pretrained has loaded them.
+    _thawed: tuple[str, ...] = ()
+    _lacks_data = False
 
     def __init__(self, config: TimmAdapterConfig) -> None:
         # from_pretrained builds models without data; an adapter computes tables of positions from its own.
@@ -88,7 +97,9 @@ class TimmAdapterBackbone(BackboneMixin, PreTrainedModel):
             adapter = _build(config)
         super().__init__(config)
         self.adapter = adapter
-        self._lacks_data = without_data
+        if without_data:
+            self._lacks_data = True
+            self._thawed = tuple(name for name, tensor in self.named_parameters() if not tensor.requires_grad)
         self._activations = Activations(adapter.trunk)
         self._tied_weights_keys = _find_shared(self)
         self.post_init()
@@ -125,6 +136,14 @@ class TimmAdapterBackbone(BackboneMixin, PreTrainedModel):
                 "config.out_indices."
             )
         return BackboneOutput(feature_maps=self.adapter(pixel_values))
+
+    def train(self, mode: bool = True) -> "TimmAdapterBackbone":
+        """Switch mode; the first time after from_pretrained, which ends so, also freeze what it has thawed."""
+        for name in self._thawed:
+            self.get_parameter(name).requires_grad_(False)
+        self._thawed, self._lacks_data = (), False
+        super().train(mode)
+        return self
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:  # noqa: ARG002, transformers passes each in turn

@@ -108,6 +108,22 @@ def test_a_tensor_that_a_file_lacks_starts_as_in_a_new_adapter(tmp_path: Path) -
     torch.testing.assert_close(loaded.state_dict()[missing], torch.full((8,), 1e-6))
 
 
+@pytest.mark.parametrize("in_head", [False, True])
+def test_frozen_stages_stay_frozen(in_head: bool, tmp_path: Path) -> None:
+    backbone_config = config("vit")
+    backbone_config.options["frozen_stages"] = 1
+    model = steps.upernet(backbone_config) if in_head else TimmAdapterBackbone(backbone_config)
+    model.save_pretrained(tmp_path)
+    loaded = type(model).from_pretrained(tmp_path).train()
+    frozen = [[name for name, p in one.named_parameters() if not p.requires_grad] for one in (model, loaded)]
+    assert frozen[0] == frozen[1] != []
+    (adapter,) = (module for module in loaded.modules() if isinstance(module, BackboneAdapter))
+    assert [block.training for block in adapter.trunk.blocks] == [False, True, True, True]
+    for parameter in loaded.parameters():  # what a user does later stays
+        parameter.requires_grad_(True)
+    assert all(parameter.requires_grad for parameter in loaded.train().parameters())
+
+
 def test_detr_keeps_the_activations_inside_norms(tmp_path: Path) -> None:
     model = steps.detr(config("mobilenet"))
     randomise(model).eval()
@@ -178,8 +194,10 @@ def test_a_backbone_is_copied() -> None:
 
 
 def test_what_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"^frozen_stages, pyramid is an option of the adapter: .* options=dict"):
-        TimmAdapterConfig(model_name="resnet18", pyramid=PYRAMID, frozen_stages=1)
+    with pytest.raises(ValueError, match=r"^pyramid is an option of the adapter: .* options=dict\(pyramid=\.\.\.\)"):
+        TimmAdapterConfig(model_name="resnet18", pyramid=PYRAMID)
+    with pytest.raises(ValueError, match=r"^stride is no field .* did you mean strides\?"):
+        TimmAdapterConfig(model_name="resnet18", stride=STRIDES)
     with pytest.raises(ValueError, match=r"name the stages by out_indices"):
         TimmAdapterConfig(model_name="resnet18", out_features=["stage2"])
     with pytest.raises(ValueError, match="takes no pyramidd"):
