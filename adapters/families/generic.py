@@ -21,7 +21,7 @@ from adapters.trunk.build import UnsupportedSizingError, build_trunk
 from adapters.trunk.hosted_models import hosted_model
 from adapters.trunk.probing import everything_trainable, parameters_behind, probe
 from adapters.trunk.pruning import Removal, finish_in_first_branch, remove_unused
-from adapters.trunk.recompute import recompute_blocks
+from adapters.trunk.recompute import RecomputingTrunk, recompute_blocks
 from adapters.trunk.surgery import graft, switch_off_bias_caches
 
 #: The arguments with which timm's classes free the image size, most capable first.
@@ -50,7 +50,7 @@ def _head_norm(trunk: nn.Module) -> nn.Module | None:
     return head_norm if isinstance(norm, nn.Identity) and not isinstance(head_norm, nn.Identity) else None
 
 
-class GenericAdapter(BackboneAdapter):
+class GenericAdapter(RecomputingTrunk, BackboneAdapter):
     """A timm model as timm runs it, on images padded to what it can divide.
 
     timm's metadata is checked when the adapter is built: the model runs on tensors without data at several sizes, which

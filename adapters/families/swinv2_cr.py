@@ -12,6 +12,7 @@ from adapters.kernels.mlp import is_untouched_mlp
 from adapters.kernels.packed_attention import attend_packed
 from adapters.registry import register_model
 from adapters.trunk.memo import Memo
+from adapters.trunk.recompute import RecomputingTrunk, recompute_blocks
 from adapters.trunk.surgery import graft
 from adapters.windows.attention import attend_in_windows
 from adapters.windows.partition import Axis
@@ -114,7 +115,7 @@ def window_axis(size: int, full_window: int, shifted: bool) -> Axis:
 
 
 @register_model
-class SwinV2CrAdapter(BackboneAdapter):
+class SwinV2CrAdapter(RecomputingTrunk, BackboneAdapter):
     """SwinV2-CR: strides 4, 8, 16, 32 at any size, with windows of the pretrained size throughout.
 
     The reference is timm built with ``img_size=(H, W)`` and the pretrained ``window_size`` wherever each stage's grid
@@ -132,8 +133,8 @@ class SwinV2CrAdapter(BackboneAdapter):
 
     def adapt_trunk(self) -> None:
         super().adapt_trunk()
+        recompute_blocks(self.trunk, self.with_cp)
         for stage, window in zip(self.trunk.stages, self.trunk._ref_window_sizes, strict=True):
-            stage.grad_checkpointing = self.with_cp
             for block in stage.blocks:
                 graft(block, AnySizeBlock).full_window = window
                 graft(block.attn, WindowAttention).biases = Memo()

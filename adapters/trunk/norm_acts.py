@@ -40,6 +40,29 @@ def _restoring(cls: Any) -> dict[str, Callable[..., Any]]:
     return {"add_module": add_module, "train": train}
 
 
+class Activations:
+    """The activations inside a trunk's batch norms, for those who replace the norms without their children.
+
+    DETR in transformers does: each batch norm becomes one of its own with fixed statistics, and nothing else.
+    """
+
+    def __init__(self, trunk: nn.Module) -> None:
+        self._trunk = [trunk]  # a list registers no child
+        self._parts = {
+            name: (module.drop, module.act)
+            for name, module in trunk.named_modules()
+            if isinstance(module, BatchNormAct2d)
+        }
+
+    def restore(self) -> None:
+        """Give each norm that was replaced since its activation back."""
+        for name, (drop, act) in self._parts.items():
+            norm = self._trunk[0].get_submodule(name)
+            if not norm._modules:
+                norm.drop, norm.act = drop, act
+                restore_activations(norm)
+
+
 def restore_activations(module: nn.Module) -> None:
     """Turn converted norms below ``module`` that ignore the activation they hold into norms that apply it.
 

@@ -14,21 +14,54 @@ from torch.utils.checkpoint import checkpoint
 from adapters.trunk.surgery import graft_methods
 
 
-def recompute_blocks(trunk: Any) -> None:
-    """Switch on timm's own gradient checkpointing, or ours around each of the trunk's blocks where timm refuses."""
-    try:
-        trunk.set_grad_checkpointing(True)
-    except (AssertionError, AttributeError, NotImplementedError):  # timm's ways of refusing, one for each generation
-        blocks = _blocks(trunk)
-        for block in blocks:
-            graft_methods(block, _recomputed)
-        for layers in () if blocks else _layers_between_poolings(trunk):
-            _recompute_together(layers)
+class RecomputingTrunk:
+    """``with_cp`` of an adapter whose trunk recomputes by itself; setting it switches the trunk, at any time."""
+
+    trunk: Any
+    _with_cp = False
+
+    @property
+    def with_cp(self) -> bool:
+        """Gradient checkpointing, block by block, in training."""
+        return self._with_cp
+
+    @with_cp.setter
+    def with_cp(self, enable: bool) -> None:
+        changed, self._with_cp = enable != self._with_cp, enable
+        if changed and hasattr(self, "trunk"):
+            recompute_blocks(self.trunk, enable)
+
+
+def recompute_blocks(trunk: Any, enable: bool = True) -> None:
+    """Switch timm's own gradient checkpointing, or ours around each of the trunk's blocks where timm refuses."""
+    ours = _switches(trunk)
+    if not ours:
+        try:
+            trunk.set_grad_checkpointing(enable)
+        except (AssertionError, AttributeError, NotImplementedError):  # timm's ways of refusing, one a generation
+            _recompute_where_timm_does_not(trunk)
+            ours = _switches(trunk)
+    for module in ours:
+        module.recomputes = enable
+
+
+def _switches(trunk: nn.Module) -> list[Any]:
+    """Return the modules that recompute themselves, or others, while their ``recomputes`` is true."""
+    return [module for module in trunk.modules() if hasattr(module, "recomputes")]
+
+
+def _recompute_where_timm_does_not(trunk: nn.Module) -> None:
+    blocks: list[Any] = _blocks(trunk)
+    for block in blocks:
+        graft_methods(block, _recomputed)
+        block.recomputes = True
+    for layers in () if blocks else _layers_between_poolings(trunk):
+        _recompute_together(layers)
 
 
 def _recomputed(cls: Any) -> dict[str, Callable[..., Any]]:
-    def forward(self: nn.Module, *arguments: Any, **named: Any) -> Any:
-        if not torch.is_grad_enabled():
+    def forward(self: Any, *arguments: Any, **named: Any) -> Any:
+        if not (self.recomputes and torch.is_grad_enabled()):
             return cls.forward(self, *arguments, **named)
 
         def run(*arguments: Any, **named: Any) -> Any:
@@ -66,6 +99,7 @@ def _recompute_together(layers: list[nn.Module]) -> None:
         graft_methods(layer, _handing_on)
     first: Any = graft_methods(layers[0], _running_all)
     first.recomputed_together = tuple(zip(forwards, layers, strict=True))  # a tuple registers no children
+    first.recomputes = True
 
 
 def _handing_on(_: Any) -> dict[str, Callable[..., Any]]:
@@ -79,6 +113,7 @@ def _running_all(_: Any) -> dict[str, Callable[..., Any]]:
                 x = forward(layer, x)
             return x
 
-        return checkpoint(run, x, use_reentrant=False) if torch.is_grad_enabled() else run(x)
+        recomputes = self.recomputes and torch.is_grad_enabled()
+        return checkpoint(run, x, use_reentrant=False) if recomputes else run(x)
 
     return {"forward": forward}

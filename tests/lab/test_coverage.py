@@ -114,27 +114,31 @@ def test_a_page_counts_marks_and_gives_reasons() -> None:
     assert line.endswith("| 1/5 | 0/5 |")
 
 
-def test_a_measurement_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_measurement_goes_on_where_it_stopped(tmp_path: Path) -> None:
     models = [Representative(name, f"{name}_tiny", 5, (224, 224)) for name in ("a", "b", "c")]
     measured = tmp_path / "measured"
 
-    def subject(one: Representative, _: Any) -> Iterator[tuple[str, str]]:
+    def subject(one: Representative) -> Iterator[tuple[str, str]]:
         with measured.open("a") as file:
             file.write(one.family)
         yield "build", "ok"
 
-    monkeypatch.setattr(running, "SUBJECTS", {"adapters": subject})
-    results = tmp_path / "results.json"
-    running.run(models[:2], results, 10)
-    table = running.run(models, results, 10, jobs=2)
+    subjects, results = {"adapters": subject}, tmp_path / "results.json"
+    running.run(models[:2], results, subjects, 10)
+    assert running.run(models, results, subjects, 10, stop_after=0)["families"]["c"].keys() == {
+        "model",
+        "parameters",
+        "native",
+    }
+    table = running.run(models, results, subjects, 10, jobs=2)
     assert measured.read_text() == "abc"
     assert read_json(results) == table
     assert table["families"]["c"]["adapters"]["build"] == "ok"
-    running.run(models, results, 10, again=["b"])
-    running.run([Representative("a", "a_nano", 4, (224, 224))], results, 10)
+    running.run(models, results, subjects, 10, again=["b"])
+    running.run([Representative("a", "a_nano", 4, (224, 224))], results, subjects, 10)
     assert measured.read_text() == "abcba"
     write_json(results, {**table, "timm": "0.1"})
-    assert set(running.run(models[:1], results, 10)["families"]) == {"a"}
+    assert set(running.run(models[:1], results, subjects, 10)["families"]) == {"a"}
 
 
 def test_the_smallest_model_stands_for_its_family(tmp_path: Path) -> None:

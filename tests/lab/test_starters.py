@@ -26,6 +26,7 @@ def test_all_tools_have_starters() -> None:
     assert {path.stem for path in STARTERS} == {
         "benchmark",
         "benchmark_extraction",
+        "check_frameworks",
         "check_priors",
         "demo",
         "learn_small_objects",

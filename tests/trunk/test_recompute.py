@@ -3,6 +3,7 @@
 import copy
 
 import torch
+from timm.models.dla import DLA
 from timm.models.vgg import VGG
 from torch import nn
 from zoo import image
@@ -33,3 +34,15 @@ def test_layers_between_poolings_are_recomputed_together() -> None:
     gradients = {name: parameter.grad for name, parameter in keeping.named_parameters()}
     for name, parameter in recomputing.named_parameters():
         torch.testing.assert_close(parameter.grad, gradients[name])
+
+
+def test_ours_is_switched_on_and_off() -> None:
+    vgg = VGG([8, 8, "M", 16, "M"], num_classes=0)
+    del vgg.pre_logits
+    dla = DLA([1, 1, 1, 1, 1, 1], [8] * 6)
+    for model in (vgg, dla):  # layers that run together, and blocks
+        x = image(64, 64)
+        plain = count_calls(model, x)
+        for enable in (True, False, True, False):
+            recompute_blocks(model, enable)
+            assert (count_calls(model, x) > plain) is enable

@@ -21,7 +21,7 @@ from adapters.registry import require_mmengine
 from lab.coverage.records import survey
 from lab.coverage.report import NOTES, judge, render
 from lab.coverage.representatives import representatives
-from lab.coverage.run import run
+from lab.coverage.run import SUBJECTS, run
 
 ROOT = Path(__file__).resolve().parents[3]
 PAGE = ROOT / "docs" / "coverage.md"
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if unknown:
         raise ValueError(f"timm has no family {', '.join(unknown)}; it has {', '.join(one.family for one in models)}.")
     chosen = [one for one in models if not args.families or one.family in args.families]
-    table = run(chosen, args.out / "results.json", args.time_limit, again=args.families, jobs=args.jobs)
+    table = run(chosen, args.out / "results.json", SUBJECTS, args.time_limit, again=args.families, jobs=args.jobs)
     for one in chosen:
         ours = table["families"][one.family]["adapters"]
         wrong = {column: cell for column, cell in ours.items() if column not in NOTES and not judge(cell)}

@@ -4,7 +4,9 @@ The file is the table behind ``docs/coverage.md``: rows of several subjects, eac
 :class:`lab.results.Results` has no place for.
 """
 
-from collections.abc import Sequence
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Lock
@@ -14,30 +16,41 @@ import torch
 from tqdm import tqdm
 
 from adapters.files import read_json, write_json
-from lab.child import collect
+from lab.child import Cells, collect
 from lab.coverage import measure, peers
 from lab.coverage.representatives import Representative
 
-#: The subjects that are measured, in the order of the table.
-SUBJECTS = {
-    "adapters": lambda one, sizes: measure.measure_ours(one, sizes, steps=True),
-    "timm": peers.measure_timm,
-    "mmseg": peers.measure_mmseg,
+Subjects = Mapping[str, Callable[[Representative], Cells]]
+
+#: The subjects of ``docs/coverage.md``.
+SUBJECTS: Subjects = {
+    "adapters": lambda one: measure.measure_ours(one, measure.all_sizes(one), steps=True),
+    "timm": lambda one: peers.measure_timm(one, measure.all_sizes(one)),
+    "mmseg": lambda one: peers.measure_mmseg(one, measure.all_sizes(one)),
 }
 
 
 def run(
-    models: Sequence[Representative], results: Path, time_limit: float, again: Sequence[str] = (), jobs: int = 1
+    models: Sequence[Representative],
+    results: Path,
+    subjects: Subjects,
+    time_limit: float,
+    again: Sequence[str] = (),
+    jobs: int = 1,
+    stop_after: float = math.inf,
 ) -> dict:
     """Measure every model that is not in ``results`` yet; return the table.
 
     Args:
         models: one for each family.
         results: JSON file, written after each.
+        subjects: what is measured of each family, in the order of the table.
         time_limit: seconds for one cell.
         again: families to measure anew.
         jobs: families that are measured at the same time.
+        stop_after: seconds after which no further family is begun.
     """
+    started = time.monotonic()
     table = read_json(results, {})
     if table.get("timm") != timm.__version__:
         table = {"timm": timm.__version__, "torch": torch.__version__.split("+")[0], "families": {}}
@@ -51,9 +64,9 @@ def run(
 
     def measure_family(one: Representative) -> None:
         row = rows[one.family]
-        for subject, function in SUBJECTS.items():
-            if subject not in row:
-                cells = collect(function, time_limit, one, measure.all_sizes(one))
+        for subject, function in subjects.items():
+            if subject not in row and time.monotonic() - started < stop_after:
+                cells = collect(function, time_limit, one)
                 with writing:
                     row[subject] = cells
                     write_json(results, table)

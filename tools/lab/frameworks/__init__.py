@@ -1,0 +1,1 @@
+"""Measuring adapters in the heads of other frameworks, beside those frameworks' own wrappers of timm's models."""
