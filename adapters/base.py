@@ -25,8 +25,7 @@ from adapters.trunk import freezing
 from adapters.trunk.build import build_trunk, check_model_name, check_trunk_arguments
 from adapters.trunk.fused_mlps import fuse_mlps
 from adapters.trunk.surgery import call_every_layer
-from adapters.tuning.low_rank import LowRank, tune
-from adapters.tuning.options import parse
+from adapters.tuning.tunable import Tunable
 from adapters.weights.formats import Format
 from adapters.weights.load import load_weights, log
 from adapters.weights.report import Row
@@ -43,7 +42,7 @@ FACTORS = OwnPart(
 TrunkOutput = tuple[Sequence[Tensor], Tensor | None]
 
 
-class BackboneAdapter(nn.Module):
+class BackboneAdapter(Tunable):
     """A timm model as a multi-scale feature extractor for images of any size.
 
     A family overrides some of the hooks that the module lists; everything else is the same for all.
@@ -67,9 +66,8 @@ class BackboneAdapter(nn.Module):
         init_cfg: OpenMMLab's ``dict(type='Pretrained', checkpoint=...)``, the same as ``weights=...``; it also takes
             ``prefix='backbone.'``, where a checkpoint holds several backbones, and ``img_size=(H, W)``, for which its
             position embeddings are, where their grid is not square.
-        peft: low-rank tuning of the trunk by the library peft, ``dict(type='LoRA', r=8, alpha=16,
-            targets='attention')``: see :class:`adapters.tuning.options.LowRankOptions`. Factors are put beside the
-            targets that are not in frozen stages, and everything else of the trunk is frozen.
+        peft: low-rank tuning, ``dict(type='LoRA', r=8, alpha=16, targets='attention')``, by the library peft: see
+            :class:`adapters.tuning.options.LowRankOptions`. All else of the trunk is frozen.
         keep_head: remove nothing of timm's model, so that :meth:`forward_with_head` gives what its classifier takes.
 
     Raises:
@@ -80,9 +78,6 @@ class BackboneAdapter(nn.Module):
     timm_modules: ClassVar[tuple[str, ...]] = ()
     #: Arguments that free timm's model from its image size.
     sizing: ClassVar[Mapping[str, Any]] = {}
-
-    #: The timm model, its parameters named as timm names them.
-    trunk: Any
 
     def __init__(
         self,
@@ -133,10 +128,8 @@ class BackboneAdapter(nn.Module):
         #: Names of the modules that ``train()`` leaves in eval mode.
         parts = self.part_names() if frozen_stages >= 0 or peft is not None else []
         self._frozen_modules = freezing.freeze_stages(self, parts, frozen_stages, model_name)
-        self.low_rank: LowRank | None = None
         if peft is not None:
-            stem = [name.removeprefix("trunk.") for name in parts[0]]
-            self.low_rank = tune(self.trunk, parse(peft), stem, model_name)
+            self.tune_trunk(peft, parts[0], model_name)
             self._frozen_modules = freezing.freeze(self, freezing.fixed_names(self))
         self._weights_loaded = False
         self.train()
@@ -280,18 +273,6 @@ class BackboneAdapter(nn.Module):
         if self.low_rank is not None:
             self.low_rank.after_load(self.trunk, report.loaded if report else frozenset())
             log(f"{self.model_name}: {self.low_rank.describe(self.trunk)}", logging.INFO)
-
-    def loadable_tensors(self) -> dict[str, Tensor]:
-        """Return the tensors, of any shape, that a checkpoint sets: those of the trunk under timm's names."""
-        state = self.state_dict()
-        return state if self.low_rank is None else self.low_rank.plain_names(state, "trunk.")
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *arguments: Any) -> None:
-        # A checkpoint of a model without factors is one of a model whose factors change nothing.
-        if self.low_rank is not None:
-            error = self.low_rank.adopt(self.trunk, state_dict, prefix)
-            arguments[-1].extend([error] if error else [])
-        super()._load_from_state_dict(state_dict, prefix, *arguments)
 
     def train(self, mode: bool = True) -> "BackboneAdapter":
         """Switch mode; frozen parts (and batch norms under ``norm_eval``) stay in eval mode."""

@@ -14,7 +14,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from adapters.files import atomic_write
-from adapters.tuning.low_rank import ADAPTER, FACTOR, LowRank, make_config, require_peft
+from adapters.trunk.factor_names import is_factor
+from adapters.tuning.library import ADAPTER, make_config, require_peft
+from adapters.tuning.low_rank import LowRank
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -102,12 +104,14 @@ def write(path: Path, low_rank: LowRank, tensors: Mapping[str, Tensor], base: st
 
 def to_peft(name: str) -> str:
     """Return a tensor's name in a folder of peft's from that in a trunk with factors."""
-    return name.replace(f".{ADAPTER}.weight", "" if "lora_magnitude" in name else ".weight") if FACTOR in name else name
+    if not is_factor(name):
+        return name
+    return name.replace(f".{ADAPTER}.weight", "" if "lora_magnitude" in name else ".weight")
 
 
 def from_peft(name: str) -> str:
     """Return a tensor's name in a trunk with factors from that in a folder of peft's."""
     name = name.removeprefix(_PREFIX)
-    if FACTOR in name:
+    if is_factor(name):
         return f"{name.removesuffix('.weight')}.{ADAPTER}.weight"
     return name.replace(".base_layer.", ".")

@@ -1,30 +1,22 @@
 """Factors of low rank beside the layers of a trunk, put there by the library peft, and what trains with them."""
 
 import copy
-import dataclasses
-import re
 from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from adapters.trunk.factor_names import SCALING, is_factor
+from adapters.tuning.library import ADAPTER, make_config, require_peft
 from adapters.tuning.options import LowRankOptions
 from adapters.tuning.targets import choose_layers
 
-if TYPE_CHECKING:
-    from peft import LoraConfig
-
 T = TypeVar("T", bound=Tensor)
 
-#: The name under which peft keeps the factors, one of several that it could keep.
-ADAPTER = "default"
 
-#: A part of the names of factors, and the name of the buffer of a trunk that keeps their scaling.
-FACTOR, SCALING = ".lora_", "lora_scaling"
-
-
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class LowRank:
     """The factors of a trunk.
 
@@ -126,95 +118,11 @@ def tune(trunk: Any, options: LowRankOptions, stem: Sequence[str], model_name: s
     return low_rank
 
 
-def is_factor(name: str) -> bool:
-    """Return whether a tensor's name is that of a factor or of a magnitude."""
-    return FACTOR in name and not name.endswith(SCALING)
-
-
-def make_config(options: LowRankOptions, layers: Sequence[str]) -> "LoraConfig":
-    """Write options in peft's terms, for exactly the layers of these names.
-
-    Raises:
-        ModuleNotFoundError: peft is not installed.
-    """
-    return require_peft().LoraConfig(
-        r=options.r,
-        lora_alpha=options.scaling * options.r,
-        lora_dropout=options.dropout,
-        target_modules="|".join(map(re.escape, layers)),
-        use_dora=options.type == "DoRA",
-        bias="all" if options.biases else "none",
-    )
-
-
-def merge(weights: Mapping[str, Tensor], factors: Mapping[str, Tensor], config: "LoraConfig") -> dict[str, Tensor]:
-    """Add factors to the weights of their layers, as peft does it.
-
-    Args:
-        weights: ``(O, I)`` or ``(O, I, k, k)`` of each layer with factors, by the layer's name and ``.weight``.
-        factors: by their names in a peft folder, the layers' names first.
-        config: of the factors.
-
-    Returns:
-        New weights by the same names.
-
-    Raises:
-        ValueError: the factors do not fit the weights, or the config.
-    """
-    library = require_peft()
-    layers = list(dict.fromkeys(name.rpartition(FACTOR)[0] for name in factors))
-    tree = nn.Module()
-    for layer in layers:
-        _place(tree, layer.split("."), _plain_layer(weights[f"{layer}.weight"]))
-    exact = dataclasses.replace(config, target_modules="|".join(map(re.escape, layers)), modules_to_save=None)
-    library.inject_adapter_in_model(exact, tree, ADAPTER)
-    try:
-        outcome = library.set_peft_model_state_dict(tree, dict(factors), ADAPTER)
-    except RuntimeError as error:
-        raise ValueError(f"low-rank factors do not fit their layers: {' '.join(str(error).split())}") from error
-    absent = [name for name in outcome.missing_keys if is_factor(name)]
-    if absent or outcome.unexpected_keys:
-        raise ValueError(f"low-rank factors do not fit their config, in {(absent or outcome.unexpected_keys)[0]}.")
-    for layer in layers:
-        tree.get_submodule(layer).merge()
-    return {f"{layer}.weight": tree.get_submodule(layer).get_base_layer().weight.detach() for layer in layers}
-
-
-def _plain_layer(weight: Tensor) -> nn.Module:
-    """Return the layer without bias that a weight ``(O, I)`` or ``(O, I, k, k)`` is of."""
-    out, into, *kernel = weight.shape
-    layer: Any = nn.Conv2d(into, out, kernel, bias=False) if kernel else nn.Linear(into, out, bias=False)
-    layer.weight = nn.Parameter(weight.clone())
-    return layer
-
-
-def _place(tree: nn.Module, parts: Sequence[str], layer: nn.Module) -> None:
-    """Hang a layer into a tree of empty modules."""
-    for part in parts[:-1]:
-        if part not in tree._modules:
-            tree.add_module(part, nn.Module())
-        tree = tree.get_submodule(part)
-    tree.add_module(parts[-1], layer)
-
-
 def set_magnitudes(trunk: nn.Module) -> None:
     """Set the magnitudes of DoRA, if there are any, to those of the present weights, in place."""
     for layer in trunk.modules():
         if getattr(layer, "lora_magnitude_vector", None):
             _set_magnitude(layer)
-
-
-def require_peft() -> Any:
-    """Return the library peft.
-
-    Raises:
-        ModuleNotFoundError: it is not installed.
-    """
-    try:
-        import peft
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("peft=... needs the library peft: pip install 'dense-adapters[peft]'.") from error
-    return peft
 
 
 def _norms_and_biases(trunk: nn.Module, options: LowRankOptions) -> set[str]:
@@ -255,4 +163,6 @@ def _idle_factors(layer: nn.Module, weight: Tensor) -> dict[str, Tensor]:
 
 def _kinds(layers: Sequence[str]) -> list[str]:
     """List the ends of layers' names, without numbers."""
-    return list(dict.fromkeys(".".join([part for part in name.split(".") if not part.isdigit()][-2:]) for name in layers))
+    return list(
+        dict.fromkeys(".".join([part for part in name.split(".") if not part.isdigit()][-2:]) for name in layers)
+    )

@@ -94,7 +94,9 @@ def _by_name(trunk: nn.Module, targets: Sequence[str], model_name: str) -> list[
             raise ValueError(f"peft's targets: {model_name} has no layer {target!r}; {_nearest(target, list(layers))}.")
         for name in named:
             if obstacle := _obstacle(layers[name]):
-                raise ValueError(f"peft's targets: {target!r} matches {name} of {model_name}, {obstacle}; leave it out.")
+                raise ValueError(
+                    f"peft's targets: {target!r} matches {name} of {model_name}, {obstacle}; leave it out."
+                )
         trained = [name for name in named if layers[name].weight.requires_grad]
         if not trained:
             raise ValueError(
@@ -123,7 +125,7 @@ def _nearest(target: str, names: Sequence[str]) -> str:
     ends: dict[str, None] = {}
     for count in range(1, 4):
         for name in names:
-            ends.setdefault(".".join([part for part in name.split(".")][-count:]))
+            ends.setdefault(".".join(name.split(".")[-count:]))
     whole = [*ends, *names]
     near = difflib.get_close_matches(target, whole, n=3, cutoff=0.5)
     if near:

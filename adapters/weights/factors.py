@@ -2,8 +2,10 @@
 
 from dataclasses import replace
 
+from adapters.trunk.factor_names import FACTOR, SCALING, is_factor, owner_of
 from adapters.tuning.folder import to_peft
-from adapters.tuning.low_rank import ADAPTER, FACTOR, SCALING, is_factor, make_config, merge
+from adapters.tuning.library import ADAPTER, make_config
+from adapters.tuning.merging import merge
 from adapters.tuning.options import LowRankOptions
 from adapters.weights.checkpoint import Checkpoint, strip_prefix
 from adapters.weights.file import StateDict
@@ -40,7 +42,7 @@ def settle_factors(tensors: StateDict, *, merged: bool) -> tuple[StateDict, int]
     for place in places:
         inner = strip_prefix(state, place)
         for options, group in _by_options(inner).items():
-            own = [name for name in inner if is_factor(name) and name.rpartition(FACTOR)[0] in group]
+            own = [name for name in inner if is_factor(name) and owner_of(name) in group]
             merged_weights = merge(inner, {to_peft(name): inner[name] for name in own}, make_config(options, group))
             state.update({place + name: weight for name, weight in merged_weights.items()})
             for name in own:

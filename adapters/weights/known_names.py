@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from adapters.trunk.build import timm_module_name
-from adapters.tuning.low_rank import FACTOR
+from adapters.trunk.factor_names import FACTOR
 from adapters.weights.file import StateDict
 from adapters.weights.formats import ADAPTERS, FORMATS, Format
 from adapters.weights.projects import efficientnet_pytorch, features_only, huggingface, openmmlab

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from adapters.trunk.build import split_tag
-from adapters.tuning.low_rank import SCALING
+from adapters.trunk.factor_names import SCALING
 from adapters.weights.checkpoint import is_plain
 from adapters.weights.file import StateDict
 from adapters.weights.formats import OBSOLETE, TRUNK

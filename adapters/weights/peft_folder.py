@@ -1,7 +1,8 @@
 """Low-rank factors in folders of peft's, added to the weights that they adapt."""
 
+from adapters.trunk.factor_names import FACTOR, SCALING, is_factor, owner_of
 from adapters.tuning.folder import PeftFolder, from_peft, to_peft
-from adapters.tuning.low_rank import FACTOR, SCALING, is_factor, merge
+from adapters.tuning.merging import merge
 from adapters.weights.file import StateDict, read_file
 from adapters.weights.formats import TRUNK
 from adapters.weights.match import Match
@@ -52,7 +53,7 @@ def _merged(best: Match, folder: PeftFolder, held: StateDict) -> StateDict:
     for name, tensor in held.items():
         if not is_factor(name):
             others[name] = tensor
-        elif f"{name.rpartition(FACTOR)[0]}.weight" in best.tensors:
+        elif f"{owner_of(name)}.weight" in best.tensors:
             factors[to_peft(name)] = tensor
         else:
             best.report.leave_out(_NOT_NEEDED, name)
