@@ -79,6 +79,17 @@ class LowRank:
                     state[f"{name}.base_layer.{own}"] = state.pop(f"{name}.{own}")
         return ""
 
+    def trained_names(self, trunk: nn.Module) -> list[str]:
+        """Name the trunk's tensors that training changes: factors, and norms with their statistics and biases."""
+        trained = {name for name, parameter in trunk.named_parameters() if parameter.requires_grad}
+        statistics = {
+            f"{name}.{own}"
+            for name, module in trunk.named_modules()
+            for own, _ in module.named_buffers(recurse=False)
+            if f"{name}.weight" in trained and "running_mean" in module._buffers
+        }
+        return [name for name in trunk.state_dict() if name in trained | statistics]
+
     def describe(self, trunk: nn.Module) -> str:
         """Tell the kind of the factors, how many layers have them, and which share of the trunk trains."""
         numbers = [(parameter.numel(), parameter.requires_grad) for parameter in trunk.parameters()]
