@@ -1,4 +1,4 @@
-"""Low-rank tuning in runs: resumed exactly, saved alone, tested from all that it leaves, merged, started from others."""
+"""Low-rank tuning in runs: resumed exactly, saved alone, tested from all that it leaves, started from other models."""
 
 import shutil
 from pathlib import Path
@@ -16,7 +16,6 @@ from small_detectors import build, ready, retinanet
 from small_runs import SEGMENTATION, write_config
 from torch import Tensor, nn
 
-import adapters
 from adapters.commands import convert, train
 from adapters.openmmlab.model_checkpoint import check_partial, check_whole
 from adapters.openmmlab.peft_folders import REST, as_checkpoint
@@ -30,11 +29,14 @@ LORA = {"type": "LoRA", "r": 2, "alpha": 6, "targets": "all", "norms": True}
 PREFIX = "backbone.trunk."
 
 # Nothing is drawn at random, so that a run that goes on sees what it would have seen.
-SETTLED = SEGMENTATION + """
+SETTLED = (
+    SEGMENTATION
+    + """
 randomness = dict(seed=3)
 model["decode_head"]["dropout_ratio"] = 0.0
 train_pipeline[2] = dict(type="Resize", scale=(64, 64), keep_ratio=False)
 """
+)
 
 
 @pytest.fixture(scope="module")
