@@ -32,6 +32,7 @@ def test_all_tools_have_starters() -> None:
         "make_shapes",
         "measure_coverage",
         "measure_kernels",
+        "measure_low_rank",
         "published_counts",
         "sweep",
     }
