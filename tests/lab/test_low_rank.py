@@ -34,7 +34,7 @@ def test_the_page_shows_the_table() -> None:
     assert written[written.index(HEADING) :] == render(TABLE)
 
 
-def test_what_is_wrong_is_in_the_row(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_wrong_is_in_the_row() -> None:
     adapter = TimmAdapter("resnet10t", peft=dict(targets="all"))
     adapter.trunk.bn1.weight.requires_grad_(True)
     adapter.trunk.unused = torch.nn.Linear(2, 2)
