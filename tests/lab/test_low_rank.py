@@ -17,7 +17,7 @@ from adapters.files import read_json
 PAGE = Path(__file__).parents[2] / "docs" / "low_rank.md"
 TABLE = read_json(PAGE.with_suffix(".json"), {})
 #: Families of which each names its layers in another way, or has none of a kind.
-KINDS = ("vision_transformer", "twins", "resnet", "efficientvit_msra", "levit")
+KINDS = ("vision_transformer", "resnet", "levit")
 
 
 @pytest.mark.parametrize("family", KINDS)

@@ -16,7 +16,7 @@ from small_detectors import build, ready, retinanet
 from small_runs import SEGMENTATION, write_config
 from torch import Tensor, nn
 
-from adapters.commands import convert, train
+from adapters.commands import convert, extract, train
 from adapters.openmmlab.model_checkpoint import check_partial, check_whole
 from adapters.openmmlab.peft_folders import REST, as_checkpoint
 from adapters.openmmlab.run import load_config
@@ -118,6 +118,19 @@ def test_a_folder_computes_what_its_checkpoint_does(work: Path, monkeypatch: pyt
             assert all(torch.equal(tensor, expected[key]) for key, tensor in found.items())
         else:
             assert not [key for key in found if "lora_" in key]
+
+
+def test_extraction_takes_all_of_them(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(work)
+    convert.main(["whole/iter_4.pth", "merged.safetensors", "--to", "timm", "--merge"])
+    features = []
+    for index, source in enumerate(("whole/iter_4.pth", "whole/peft", "merged.safetensors")):
+        out = f"features{index}"
+        options = ["--backbone", MODEL, "--checkpoint", source, "--workers", "0", "--engine", "local", "--out", out]
+        assert extract.main(["shapes/images/val", *options]) == 0
+        features.append(load_file(min(Path(out).rglob("*.safetensors"))))
+    for other in features[1:]:
+        assert all(torch.allclose(other[key].float(), one.float(), atol=1e-4) for key, one in features[0].items())
 
 
 def small(**options: Any) -> Config:
