@@ -6,7 +6,7 @@ from typing import Any
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner, load_state_dict
 
-from adapters.openmmlab.peft_folders import merge_for
+from adapters.openmmlab.peft_folders import settle_for
 from adapters.openmmlab.whole_model import read_model, read_run
 
 #: Settings of the optimisers that keep different states for each parameter.
@@ -35,7 +35,7 @@ class CheckedRunner(Runner):
         checkpoint = read_run(filename, map_location) if self._resume else read_model(filename)
         model = self.model.module if is_model_wrapper(self.model) else self.model
         if not self._resume:
-            merge_for(model, checkpoint)
+            settle_for(model, checkpoint)
         for name in self.left_out & set(checkpoint["state_dict"]):
             del checkpoint["state_dict"][name]
         if self._resume and "optimizer" in checkpoint:

@@ -105,20 +105,24 @@ def weights_of_backbone(model: Mapping[str, Any]) -> str | None:
     return backbone.get("weights") or (backbone.get("init_cfg") or {}).get("checkpoint")
 
 
-def merge_for(model: nn.Module, contents: dict[str, Any]) -> str:
-    """Merge the low-rank factors of a whole model's checkpoint where the model has none; return a note, or nothing.
+def settle_for(model: nn.Module, contents: dict[str, Any]) -> str:
+    """Merge the low-rank factors of a whole model's checkpoint where the model has none.
 
     Args:
         model: that the checkpoint is for.
         contents: of :func:`adapters.openmmlab.whole_model.read_model`, changed in place.
+
+    Returns:
+        A note where the one has factors and the other has none.
     """
     state = contents["state_dict"]
-    if not any(map(is_factor, state)) or any(map(is_factor, model.state_dict())):
-        return ""
-    merged, count = settle_factors(state, merged=True)
-    contents["state_dict"] = OrderedDict(merged)
-    vars(contents["state_dict"]).update(vars(state))
-    return f"the low-rank factors of {count} layers are merged, since the config has no peft=..." if count else ""
+    saved, own = (any(map(is_factor, names)) for names in (state, model.state_dict()))
+    if saved and not own:
+        merged, count = settle_factors(state, merged=True)
+        contents["state_dict"] = OrderedDict(merged)
+        vars(contents["state_dict"]).update(vars(state))
+        return f"the low-rank factors of {count} layers are merged, since the config has no peft=..." if count else ""
+    return "it holds no low-rank factors: those of the model start without effect" if own and not saved else ""
 
 
 @contextmanager

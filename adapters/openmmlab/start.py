@@ -9,7 +9,7 @@ from adapters.openmmlab.checkpoint_hook import latest_checkpoint
 from adapters.openmmlab.config_tree import drop_pretrained, place_of_backbone
 from adapters.openmmlab.model_checkpoint import check_partial, check_whole
 from adapters.openmmlab.model_fit import Fit, build_model
-from adapters.openmmlab.peft_folders import merge_for
+from adapters.openmmlab.peft_folders import settle_for
 from adapters.openmmlab.whole_model import read_as_mmengine, read_model, read_run
 from adapters.trunk.factor_names import is_factor
 from adapters.weights.download import locate
@@ -94,12 +94,12 @@ def check_start(cfg: Config, *, to_train: bool) -> Start:
         cfg.load_from = str(locate(name))
     contents = read_run(name) if cfg.get("resume") else read_model(name)
     model = build_model(cfg)
-    merged = "" if cfg.get("resume") else merge_for(model, contents)
+    settled = "" if cfg.get("resume") else settle_for(model, contents)
     if to_train and not cfg.get("resume"):
         fit, told = check_partial(model, contents, name)
     else:
         fit, told = check_whole(model, contents, name)
-    notes = [told, *([merged] if merged else []), *_set_aside(cfg, name, fit)]
+    notes = [told, *([settled] if settled else []), *_set_aside(cfg, name, fit)]
     if cfg.get("resume") and "optimizer" not in contents:
         notes.append(f"{name} holds no state of the optimiser, which starts afresh")
     is_tuned = any(map(is_factor, contents["state_dict"]))

@@ -22,7 +22,10 @@ def require_peft() -> Any:
     try:
         import peft
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("peft=... needs the library peft: pip install 'dense-adapters[peft]'.") from error
+        if error.name != "peft":
+            raise
+        remedy = "pip install 'dense-adapters[peft]'"
+        raise ModuleNotFoundError(f"low-rank tuning needs the library peft: {remedy}.") from error
     return peft
 
 

@@ -3,6 +3,7 @@
     python tools/measure_low_rank.py families     # one model of each of timm's: layers, shares, training, merging
     python tools/measure_low_rank.py memory       # peak memory of training steps of a ViT-B at 512 x 512
     python tools/measure_low_rank.py transfer     # pretrained on half of the classes, tuned on the other half
+    python tools/measure_low_rank.py page         # writes the page anew
 
 Results are kept in docs/low_rank.json, and a second run goes on with what is missing.
 """
@@ -46,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     MEASUREMENTS[args.what](table, args, save)
     save()
     if args.results == PAGE.with_suffix(".json"):
-        write_text(PAGE, PAGE.read_text(encoding="utf-8").split(HEADING)[0] + render(table))
+        write_text(PAGE, PAGE.read_text(encoding="utf-8").split(HEADING)[0].rstrip() + "\n\n" + render(table))
         print(f"written: {PAGE}")
     return 0
 
@@ -109,7 +110,12 @@ def measure_transfer(table: Table, args: argparse.Namespace, save: Callable[[], 
             print(f"{method}: {', '.join(f'{share:.3f}' for share in shares)}, mean {statistics.mean(shares):.3f}")
 
 
-MEASUREMENTS = {"families": measure_families, "memory": measure_memory, "transfer": measure_transfer}
+MEASUREMENTS: Mapping[str, Callable[..., None]] = {
+    "families": measure_families,
+    "memory": measure_memory,
+    "transfer": measure_transfer,
+    "page": lambda *_: None,
+}
 
 
 def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:

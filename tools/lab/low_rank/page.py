@@ -2,6 +2,7 @@
 
 import re
 import statistics
+import textwrap
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,8 +23,11 @@ def render(table: Mapping[str, Any]) -> str:
     """Write the heading and all that follows it."""
     parts = [
         HEADING,
-        f"\nBy `tools/measure_low_rank.py`, which wrote what follows, with timm {table['timm']} and torch "
-        f"{table['torch']} on a CPU of two cores.\n",
+        _paragraph(
+            f"By `tools/measure_low_rank.py`, which wrote what follows, with timm {table['timm']} and torch "
+            f"{table['torch']} on a CPU of two cores."
+        ).rstrip("\n"),
+        "\n",
     ]
     if "memory" in table:
         parts.append(_memory(table["memory"]))
@@ -40,11 +44,10 @@ def _memory(sides: Mapping[str, int]) -> str:
         {"": name, "peak MiB": f"{peak / 2**20:,.0f}", "of full fine-tuning": f"{peak / full:.2f}"}
         for name, peak in sides.items()
     ]
-    return (
-        f"\n`memory`: the peak of two training steps of `{MODEL}` with AdamW, {BATCH} images of {SIZE[0]} x {SIZE[1]}: "
-        "weights, gradients, moments and what is kept for the backward pass, each side in a process of its own.\n\n"
-        + _markdown(rows)
-    )
+    return _paragraph(
+        f"`memory`: the peak of two training steps of `{MODEL}` with AdamW, {BATCH} images of {SIZE[0]} x {SIZE[1]}: "
+        "weights, gradients, moments and what is kept for the backward pass, each side in a process of its own."
+    ) + _markdown(rows)
 
 
 def _transfer(results: Mapping[str, Mapping[str, Any]]) -> str:
@@ -66,11 +69,11 @@ def _transfer(results: Mapping[str, Mapping[str, Any]]) -> str:
                     "of full fine-tuning": f"{statistics.mean(shares):.2f}",
                 }
             )
-    return (
-        "\n`transfer`: Semantic FPN on a small Twins, pretrained on three of the six generated classes, then tuned on "
+    return _paragraph(
+        "`transfer`: Semantic FPN on a small Twins, pretrained on three of the six generated classes, then tuned on "
         "the other three with a tenth of the images; the neck and the head start anew. LoRA: `r=8, alpha=16, "
-        "targets='all'`, at five times the learning rate.\n\n" + _markdown(rows)
-    )
+        "targets='all'`, at five times the learning rate."
+    ) + _markdown(rows)
 
 
 def _families(rows: Mapping[str, Mapping[str, str]]) -> str:
@@ -86,21 +89,22 @@ def _families(rows: Mapping[str, Mapping[str, str]]) -> str:
         }
         for name, row in rows.items()
     ]
-    return (
-        f"\n`families`: the smallest model of each, rank 8. By meaning: the layers that get factors, and the share of "
+    return _paragraph(
+        f"`families`: the smallest model of each, rank 8. By meaning: the layers that get factors, and the share of "
         f"the trunk that trains; with `attention` it is below 3% for {low} of the {len(transformers)} that have some. "
         "Then, with `all`, after two steps of AdamW: whether every tensor that is no factor is as it was, bit by bit "
         "(and all factors had gradients), and by how much the merged model's maps differ, relative to their size. "
-        f"{len(rows) - len(failed)} of {len(rows)} did"
-        + (f"; not {', '.join(failed)}" if failed else "")
-        + ".\n\n"
-        + _markdown(body)
-    )
+        f"{len(rows) - len(failed)} of {len(rows)} did" + (f"; not {', '.join(failed)}." if failed else ".")
+    ) + _markdown(body)
 
 
 def _share(cell: str) -> float | None:
     match = re.search(r"([\d.]+)%", cell)
     return float(match[1]) if match else None
+
+
+def _paragraph(text: str) -> str:
+    return "\n" + textwrap.fill(text, 120, break_long_words=False, break_on_hyphens=False) + "\n\n"
 
 
 def _markdown(rows: list[dict[str, str]]) -> str:
