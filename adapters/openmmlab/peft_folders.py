@@ -75,7 +75,8 @@ def write_folder(path: Path, model: nn.Module, state: Mapping[str, Tensor], base
     assert adapter.low_rank is not None, "a run that writes peft folders tunes its backbone"
     prefix = f"{place}.trunk."
     trained = adapter.low_rank.trained_names(adapter.trunk)
-    rest = {name: tensor.contiguous() for name, tensor in state.items() if not name.startswith(prefix)}
+    # Copies, since heads of DETR's kind share tensors under several names.
+    rest = {name: tensor.contiguous().clone() for name, tensor in state.items() if not name.startswith(prefix)}
     peft_folder.write(path, adapter.low_rank, {name: state[prefix + name] for name in trained}, base)
     with atomic_write(path / REST) as partial:
         save_file(rest, str(partial))
@@ -96,6 +97,8 @@ def save_folders(cfg: Config, base: str | None) -> None:
             "--save-peft writes low-rank factors, and the config's backbone has none: give it peft=dict(type='LoRA', "
             "...), or `--cfg-options model.backbone.peft.type=LoRA`."
         )
+    if base and Path(base).exists():
+        base = str(Path(base).resolve())
     cfg.custom_hooks = [*(cfg.get("custom_hooks") or ()), dict(type=PeftFolderHook.__name__, base=base)]
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from adapters.commands import convert, extract, train
 from adapters.openmmlab.model_checkpoint import check_partial, check_whole
-from adapters.openmmlab.peft_folders import REST, as_checkpoint, settle_for
+from adapters.openmmlab.peft_folders import REST, as_checkpoint, settle_for, write_folder
 from adapters.openmmlab.run import load_config
 from adapters.openmmlab.run import test as run_test
 from adapters.openmmlab.whole_model import read_model
@@ -162,6 +162,14 @@ def test_factors_of_another_scaling_or_rank_are_refused(tmp_path: Path) -> None:
     for options, message in ({"alpha": 2}, "scaled by 2, and here by 1"), ({"targets": "mlp"}, "not in it"):
         with pytest.raises(ValueError, match=message):
             check_whole(MODELS.build(small(**options).model), read_model(str(path)), "tuned.pth")
+
+
+def test_heads_that_share_tensors_are_saved(tmp_path: Path) -> None:
+    model = MODELS.build(small().model)
+    state = {**model.state_dict(), "bbox_head.again": model.state_dict()["bbox_head.retina_cls.bias"]}
+    write_folder(tmp_path, model, state, "timm")
+    saved = load_file(tmp_path / REST)
+    assert torch.equal(saved["bbox_head.again"], saved["bbox_head.retina_cls.bias"])
 
 
 def test_saving_a_folder_needs_a_tuned_backbone(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:

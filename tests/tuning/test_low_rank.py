@@ -137,6 +137,6 @@ def test_layer_decay_counts_layers_as_it_does_without_factors(name: str) -> None
 
 def test_a_missing_library_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "peft", None)
-    with pytest.raises(ModuleNotFoundError, match="^low-rank tuning needs the library peft: pip install"):
+    with pytest.raises(ModuleNotFoundError, match=r"^low-rank tuning needs the library peft: pip install"):
         tuned("vit")
     SPECS["vit"].build()
