@@ -9,6 +9,7 @@ A family overrides some of these hooks, called in this order:
 A family that has arguments of its own sets them before ``super().__init__()``, since the hooks read them.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -24,18 +25,24 @@ from adapters.trunk import freezing
 from adapters.trunk.build import build_trunk, check_model_name, check_trunk_arguments
 from adapters.trunk.fused_mlps import fuse_mlps
 from adapters.trunk.surgery import call_every_layer
+from adapters.tuning.tunable import Tunable
 from adapters.weights.formats import Format
-from adapters.weights.load import load_weights
+from adapters.weights.load import load_weights, log
 from adapters.weights.report import Row
 from adapters.weights.source import resolve_source
 from adapters.weights.target import OwnPart
+
+#: The factors of low-rank tuning.
+FACTORS = OwnPart(
+    "*lora_*", "start without effect", remedy="of a layer that peft=... leaves out here: take that of its training"
+)
 
 #: Maps of the requested stages, ``(B, C_i, h_i, w_i)`` each, and with ``keep_head`` the features that timm's own
 #: ``forward_head`` takes, else None.
 TrunkOutput = tuple[Sequence[Tensor], Tensor | None]
 
 
-class BackboneAdapter(nn.Module):
+class BackboneAdapter(Tunable):
     """A timm model as a multi-scale feature extractor for images of any size.
 
     A family overrides some of the hooks that the module lists; everything else is the same for all.
@@ -59,6 +66,8 @@ class BackboneAdapter(nn.Module):
         init_cfg: OpenMMLab's ``dict(type='Pretrained', checkpoint=...)``, the same as ``weights=...``; it also takes
             ``prefix='backbone.'``, where a checkpoint holds several backbones, and ``img_size=(H, W)``, for which its
             position embeddings are, where their grid is not square.
+        peft: low-rank tuning, ``dict(type='LoRA', r=8, alpha=16, targets='attention')``, by the library peft: see
+            :class:`adapters.tuning.options.LowRankOptions`. All else of the trunk is frozen.
         keep_head: remove nothing of timm's model, so that :meth:`forward_with_head` gives what its classifier takes.
 
     Raises:
@@ -69,9 +78,6 @@ class BackboneAdapter(nn.Module):
     timm_modules: ClassVar[tuple[str, ...]] = ()
     #: Arguments that free timm's model from its image size.
     sizing: ClassVar[Mapping[str, Any]] = {}
-
-    #: The timm model, its parameters named as timm names them.
-    trunk: Any
 
     def __init__(
         self,
@@ -86,6 +92,7 @@ class BackboneAdapter(nn.Module):
         norm_eval: bool = False,
         with_cp: bool = False,
         trunk: Mapping[str, Any] | None = None,
+        peft: Mapping[str, Any] | None = None,
         init_cfg: Mapping[str, Any] | None = None,
         keep_head: bool = False,
     ) -> None:
@@ -119,8 +126,11 @@ class BackboneAdapter(nn.Module):
         self.levels: tuple[Level, ...] = trunk_levels if self.pyramid is None else self.pyramid.levels
 
         #: Names of the modules that ``train()`` leaves in eval mode.
-        parts = self.part_names() if frozen_stages >= 0 else []
+        parts = self.part_names() if frozen_stages >= 0 or peft is not None else []
         self._frozen_modules = freezing.freeze_stages(self, parts, frozen_stages, model_name)
+        if peft is not None:
+            self.tune_trunk(peft, parts[0], model_name)
+            self._frozen_modules = freezing.freeze(self, freezing.fixed_names(self))
         self._weights_loaded = False
         self.train()
 
@@ -169,7 +179,7 @@ class BackboneAdapter(nn.Module):
     def own_parts(self) -> tuple[OwnPart, ...]:
         """The tensors that the adapter may add to timm's model, and what loading does where a checkpoint differs."""
         unused = "" if self.pyramid is not None else "a pyramid that this adapter has not"
-        return (OwnPart("pyramid.", "start at random", unused),)
+        return (OwnPart("pyramid.*", "start at random", unused), *(() if self.low_rank is None else (FACTORS,)))
 
     def after_load(self, checkpoint_format: Format) -> list[Row]:  # noqa: ARG002
         """Return notes for the report of a load: settings to look at with a checkpoint whose keys have this format."""
@@ -260,8 +270,11 @@ class BackboneAdapter(nn.Module):
         """
         if self._weights_loaded:
             return
-        load_weights(self, self.weights)
+        report = load_weights(self, self.weights)
         self._weights_loaded = True
+        if self.low_rank is not None:
+            self.low_rank.after_load(self.trunk, report.loaded if report else frozenset())
+            log(f"{self.model_name}: {self.low_rank.describe(self.trunk)}", logging.INFO)
 
     def train(self, mode: bool = True) -> "BackboneAdapter":
         """Switch mode; frozen parts (and batch norms under ``norm_eval``) stay in eval mode."""

@@ -17,5 +17,6 @@ class AdapterOptions(TypedDict, total=False):
     norm_eval: bool
     with_cp: bool
     trunk: Mapping[str, Any] | None
+    peft: Mapping[str, Any] | None
     init_cfg: Mapping[str, Any] | None
     keep_head: bool

@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 
 from adapters.factory import TimmAdapter
 from adapters.files import atomic_write
+from adapters.tuning.folder import find
 from adapters.weights.convert import Conversion, convert, from_timm
 from adapters.weights.download import fetch_contents
 from adapters.weights.formats import FORMATS, LEFT_OUT
@@ -32,8 +33,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ValueError: the source cannot be read, or holds nothing that the target's names can express.
     """
     args = make_parser().parse_args(arguments)
+    if args.model is None and find(args.source):
+        raise ValueError(f"{args.source} is a folder of peft's: give --model NAME, into which its factors are merged.")
     if args.model is None:
-        conversion = convert(fetch_contents(args.source), args.to, args.prefix, args.source)
+        conversion = convert(fetch_contents(args.source), args.to, args.prefix, args.source, merge=args.merge)
     else:
         conversion = convert_through(args.model, args.source, args.to, args.prefix)
     save(conversion, args.target)
@@ -69,6 +72,11 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="the timm model that it is: loads the source into it first, which reads other projects' names and other "
         "sizes, leaves out what is not the backbone's, and compares each tensor",
+    )
+    parser.add_argument(
+        "--merge",
+        action="store_true",
+        help="add low-rank factors to the weights that they adapt; a folder of peft's needs --model, which merges, too",
     )
     return parser
 

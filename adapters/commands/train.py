@@ -41,6 +41,11 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add("--amp", action="store_true", help="mixed precision: fp16 on a GPU, bfloat16 on the CPU")
     add("--auto-scale-lr", action="store_true", help="scale the learning rate to the batch size, as the config says")
+    add(
+        "--save-peft",
+        action="store_true",
+        help="with a backbone that has peft=...: also write what is trained to WORK_DIR/peft, in the format of peft",
+    )
     return parser
 
 
@@ -94,5 +99,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     require_mmengine("dense-adapters train")
     from adapters.openmmlab.run import train
 
-    train(*load_config_of(args), resume=args.resume, amp=args.amp, auto_scale_lr=args.auto_scale_lr)
+    train(
+        *load_config_of(args),
+        resume=args.resume,
+        amp=args.amp,
+        auto_scale_lr=args.auto_scale_lr,
+        save_peft=args.save_peft,
+    )
     return 0

@@ -179,7 +179,7 @@ class TwinsAdapter(BackboneAdapter):
     @property
     def own_parts(self) -> tuple[OwnPart, ...]:
         norms = OwnPart(
-            "stage_norms.",
+            "stage_norms.*",
             "start at scale 1 and shift 0",
             unused="" if self.stage_norms is None else "not needed for these maps",
             remedy="a norm after each stage: build the adapter with stage_norm=True",

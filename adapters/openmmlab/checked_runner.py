@@ -6,6 +6,7 @@ from typing import Any
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner, load_state_dict
 
+from adapters.openmmlab.peft_folders import settle_for
 from adapters.openmmlab.whole_model import read_model, read_run
 
 #: Settings of the optimisers that keep different states for each parameter.
@@ -32,12 +33,14 @@ class CheckedRunner(Runner):
             ValueError: the file cannot be read, or its optimiser is not the run's.
         """
         checkpoint = read_run(filename, map_location) if self._resume else read_model(filename)
+        model = self.model.module if is_model_wrapper(self.model) else self.model
+        if not self._resume:
+            settle_for(model, checkpoint)
         for name in self.left_out & set(checkpoint["state_dict"]):
             del checkpoint["state_dict"][name]
         if self._resume and "optimizer" in checkpoint:
             _check_optimizer(checkpoint["optimizer"], self.optim_wrapper.state_dict(), filename)
         self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
-        model = self.model.module if is_model_wrapper(self.model) else self.model
         load_state_dict(model, checkpoint["state_dict"], logger="silent")  # told before the run
         self._has_loaded = True
         self.logger.info(f"loaded {filename}")

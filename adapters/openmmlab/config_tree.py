@@ -35,6 +35,14 @@ def find_owner(model: Node, place: str = "model") -> tuple[Node, str]:
     )
 
 
+def place_of_backbone(model: Node) -> str:
+    """Return the name of a model's backbone among its modules, such as ``'detector.backbone'``; empty for none."""
+    try:
+        return f"{find_owner(model)[1]}.backbone".removeprefix("model.")
+    except ValueError:
+        return ""
+
+
 def children(node: Any) -> Iterator[Any]:
     """Yield the values of a dict or the entries of a list, and nothing for other values."""
     if isinstance(node, MutableMapping):

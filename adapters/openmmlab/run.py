@@ -23,6 +23,7 @@ from adapters.openmmlab.cpu import choose_precision, distribute_on_cpu
 from adapters.openmmlab.data_check import check_dataset
 from adapters.openmmlab.evaluation import EvaluationOptions, augment_tests, set_outputs
 from adapters.openmmlab.fit import check_fit, fit_backbone
+from adapters.openmmlab.peft_folders import as_checkpoint, save_folders, weights_of_backbone
 from adapters.openmmlab.start import check_start, choose_start, existing_checkpoint
 from adapters.registry import OPENMMLAB_REMEDY
 
@@ -90,7 +91,13 @@ def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
 
 
 def train(
-    cfg: Config, notes: Sequence[str] = (), *, resume: str | None = None, amp: bool = False, auto_scale_lr: bool = False
+    cfg: Config,
+    notes: Sequence[str] = (),
+    *,
+    resume: str | None = None,
+    amp: bool = False,
+    auto_scale_lr: bool = False,
+    save_peft: bool = False,
 ) -> None:
     """Train a config.
 
@@ -100,6 +107,7 @@ def train(
         resume: a checkpoint to go on from; ``'auto'`` for the latest one in the work directory.
         amp: mixed precision, fp16 on a GPU and bfloat16 on the CPU.
         auto_scale_lr: scale the learning rate to the batch size, as the config says.
+        save_peft: write what low-rank tuning trains as a folder of peft's, too.
 
     Raises:
         ValueError: a mistake in the arguments or the config, with the remedy.
@@ -112,7 +120,10 @@ def train(
     notes += choose_start(cfg, resume)
     check_fit(cfg)
     check_dataset(cfg, ("train_dataloader", "val_dataloader"))
+    weights = weights_of_backbone(cfg.model)
     start = check_start(cfg, to_train=True)
+    if save_peft:
+        save_folders(cfg, cfg.load_from if start.gives_backbone else weights)
     _run(cfg, [*notes, *start.notes], "train", start.left_out)
 
 
@@ -137,16 +148,17 @@ def test(
         ValueError: a mistake in the arguments or the config, with the remedy.
         FileNotFoundError: the dataset is not there, with the command that makes it.
     """
-    cfg.load_from = existing_checkpoint(checkpoint)
+    existing_checkpoint(checkpoint)
     cfg.resume = False
     options = options or EvaluationOptions()
     notes = [*notes, *set_outputs(cfg, options)]
     check_fit(cfg)
     check_dataset(cfg, ("test_dataloader",))
-    start = check_start(cfg, to_train=False)
-    if options.tta:
-        notes += augment_tests(cfg)
-    return _run(cfg, [*notes, *start.notes], "test", start.left_out)
+    with as_checkpoint(cfg, checkpoint) as cfg.load_from:
+        start = check_start(cfg, to_train=False)
+        if options.tta:
+            notes += augment_tests(cfg)
+        return _run(cfg, [*notes, *start.notes], "test", start.left_out)
 
 
 def register_scope(cfg: Config) -> None:

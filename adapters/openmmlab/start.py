@@ -6,10 +6,12 @@ from pathlib import Path
 from mmengine.config import Config
 
 from adapters.openmmlab.checkpoint_hook import latest_checkpoint
-from adapters.openmmlab.config_tree import drop_pretrained
+from adapters.openmmlab.config_tree import drop_pretrained, place_of_backbone
 from adapters.openmmlab.model_checkpoint import check_partial, check_whole
 from adapters.openmmlab.model_fit import Fit, build_model
+from adapters.openmmlab.peft_folders import settle_for
 from adapters.openmmlab.whole_model import read_as_mmengine, read_model, read_run
+from adapters.trunk.factor_names import is_factor
 from adapters.weights.download import locate
 
 
@@ -20,10 +22,12 @@ class Start:
     Attributes:
         notes: lines for the log.
         left_out: names of its tensors that are not to be loaded.
+        gives_backbone: it holds the whole backbone, without low-rank factors, for a training that begins with it.
     """
 
     notes: tuple[str, ...] = ()
     left_out: frozenset[str] = frozenset()
+    gives_backbone: bool = False
 
 
 def choose_start(cfg: Config, resume: str | None) -> list[str]:
@@ -90,14 +94,17 @@ def check_start(cfg: Config, *, to_train: bool) -> Start:
         cfg.load_from = str(locate(name))
     contents = read_run(name) if cfg.get("resume") else read_model(name)
     model = build_model(cfg)
+    settled = "" if cfg.get("resume") else settle_for(model, contents)
     if to_train and not cfg.get("resume"):
         fit, told = check_partial(model, contents, name)
     else:
         fit, told = check_whole(model, contents, name)
-    notes = [told, *_set_aside(cfg, name, fit)]
+    notes = [told, *([settled] if settled else []), *_set_aside(cfg, name, fit)]
     if cfg.get("resume") and "optimizer" not in contents:
         notes.append(f"{name} holds no state of the optimiser, which starts afresh")
-    return Start(tuple(notes), frozenset(fit.left_out))
+    is_tuned = any(map(is_factor, contents["state_dict"]))
+    gives_backbone = to_train and not cfg.get("resume") and not is_tuned and fit.covers(place_of_backbone(cfg.model))
+    return Start(tuple(notes), frozenset(fit.left_out), gives_backbone)
 
 
 def _set_aside(cfg: Config, name: str, fit: Fit | None) -> list[str]:

@@ -89,6 +89,11 @@ def freeze(module: nn.Module, names: Sequence[str]) -> list[str]:
     return eval_modules
 
 
+def fixed_names(module: nn.Module) -> list[str]:
+    """Name the parameters that do not train."""
+    return [name for name, parameter in module.named_parameters() if not parameter.requires_grad]
+
+
 def _embedding(name: str) -> str:
     """Return the patch embedding that a dropout comes after; timm keeps the two side by side."""
     parent, _, own = name.rpartition(".")

@@ -8,6 +8,8 @@ from timm.models._manipulate import group_with_matcher
 from timm.optim import auto_group_layers
 from torch import nn
 
+from adapters.trunk.factor_names import is_factor, owner_of
+
 #: Parameters that timm's groups place wrongly or not at all: those right after the stem, and those that serve all
 #: blocks or come after them.
 WITH_THE_STEM = ("norm_pre.", "reg_token")
@@ -65,7 +67,8 @@ def trunk_layers(trunk: Any) -> tuple[dict[str, int], int]:
     """
     names = [name for name, _ in trunk.named_parameters()]
     if not hasattr(trunk, "group_matcher"):
-        layers = auto_group_layers(trunk)
+        layers = auto_group_layers(_WithoutFactors(trunk))
+        layers.update({name: layers[f"{owner_of(name)}.base_layer.weight"] for name in names if is_factor(name)})
         classifier = trunk.pretrained_cfg.get("classifier") or ()
         below = [layer for name, layer in layers.items() if not name.startswith(classifier)]
         return layers, max(below) + 1
@@ -79,6 +82,18 @@ def trunk_layers(trunk: Any) -> tuple[dict[str, int], int]:
         elif name.startswith(WITH_THE_LAST):
             layers[name] = max(head - 1, 0)
     return layers, head
+
+
+class _WithoutFactors:
+    """The view that timm's counting gets of a trunk, in which low-rank factors do not count."""
+
+    def __init__(self, trunk: Any) -> None:
+        self.pretrained_cfg = trunk.pretrained_cfg
+        self._trunk = trunk
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Name the other parameters."""
+        return ((name, tensor) for name, tensor in self._trunk.named_parameters() if not is_factor(name))
 
 
 def names_without_decay(trunk: Any) -> set[str]:

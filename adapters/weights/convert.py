@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from adapters.weights.factors import settle_checkpoint
 from adapters.weights.file import StateDict
 from adapters.weights.find_backbone import Checkpoint, choose, find_candidates, wrapper_prefixes
 from adapters.weights.formats import (
@@ -55,7 +56,9 @@ class Conversion:
     notes: list[str]
 
 
-def convert(contents: Mapping[str, Any], target_name: str, prefix: str | None, path: str) -> Conversion:
+def convert(
+    contents: Mapping[str, Any], target_name: str, prefix: str | None, path: str, *, merge: bool = False
+) -> Conversion:
     """Find the backbone in a checkpoint and give its tensors the names of another project.
 
     Args:
@@ -64,6 +67,7 @@ def convert(contents: Mapping[str, Any], target_name: str, prefix: str | None, p
         prefix: all that comes before the backbone's names, with or without the last dot and the container; None
             searches for it.
         path: for messages.
+        merge: add low-rank factors to the weights that they adapt.
 
     Raises:
         ValueError: no backbone or more than one is found, its names are none of timm's, or the target cannot express
@@ -71,6 +75,11 @@ def convert(contents: Mapping[str, Any], target_name: str, prefix: str | None, p
     """
     target = FORMATS[target_name]
     checkpoint = Checkpoint.from_contents(contents, path)
+    told = ""
+    if merge:
+        checkpoint, told = settle_checkpoint(checkpoint, merged=True)
+        if not told:
+            raise ValueError(f"{path} holds no low-rank factors that this package has saved: leave out --merge.")
     source, place = _find(checkpoint) if prefix is None else _find_at(checkpoint, _exact_place(checkpoint, prefix))
     found = checkpoint.below(place)
     set_aside = checkpoint.below(f"{LEFT_OUT}.")
@@ -88,7 +97,7 @@ def convert(contents: Mapping[str, Any], target_name: str, prefix: str | None, p
         )
     _refuse_foreign(named, path, place)
     state, left_out = target.write(named)
-    notes = []
+    notes = [told] if told else []
     if outside:
         parts = list(dict.fromkeys(".".join(name.split(".")[:2]) for name in outside))
         notes += [f"{len(outside)} tensors outside {place!r} were left behind", f"they are of {some(parts)}"]

@@ -5,8 +5,10 @@ from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
+from adapters.trunk.factor_names import is_factor
 from adapters.weights.checkpoint import Checkpoint, strip_prefix
 from adapters.weights.download import fetch_contents
+from adapters.weights.factors import settle_checkpoint
 from adapters.weights.file import StateDict
 from adapters.weights.filtered import Filtered, run_filter
 from adapters.weights.find_backbone import Candidate, choose, find_candidates, second_choices
@@ -116,8 +118,11 @@ def interpretations(adapter: WeightsTarget, source: Source) -> Iterator[Iterator
         return
     names = known_names(adapter)
     contents = fetch_contents(source.name)
-    source = replace(source, name=contents.title(source.name))
+    tuned = any(map(is_factor, adapter.loadable_tensors()))
     checkpoint = Checkpoint.from_contents(contents, source.name, names.timm)
+    checkpoint, told = settle_checkpoint(checkpoint, merged=not tuned)
+    contents.notes += [told] if told else []
+    source = replace(source, name=contents.title(source.name))
     if not checkpoint.tensors:
         raise ValueError(f"{source.name} holds no tensors.")
     if source.prefix is not None and not any(checkpoint.is_below(key, source.prefix) for key in checkpoint.tensors):

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from adapters.trunk.build import timm_module_name
+from adapters.trunk.factor_names import FACTOR
 from adapters.weights.file import StateDict
 from adapters.weights.formats import ADAPTERS, FORMATS, Format
 from adapters.weights.projects import efficientnet_pytorch, features_only, huggingface, openmmlab
@@ -36,7 +37,7 @@ class KnownNames:
 
 def known_names(adapter: WeightsTarget) -> KnownNames:
     """Return the names of an adapter's tensors in each format that its model's checkpoints come in."""
-    own = adapter.state_dict()
+    own = {name: tensor for name, tensor in adapter.loadable_tensors().items() if FACTOR not in f".{name}"}
     timms = ADAPTERS.read(own)
     written = [known for known in FORMATS.values() if known is not ADAPTERS and known.serves(adapter.timm_modules)]
     formats = {ADAPTERS.name: ADAPTERS, **{known.name: known for known in written}}

@@ -1,11 +1,16 @@
 """Loading weights into an adapter, in one place: strictly, with a report, and never silently at random."""
 
 import logging
+from dataclasses import replace
 
 import torch
 
+from adapters.tuning.folder import CONFIG
+from adapters.tuning.folder import find as find_folder
+from adapters.tuning.folder import read as read_folder
 from adapters.weights.interpret import interpretations
 from adapters.weights.match import Match, match
+from adapters.weights.peft_folder import add_folder
 from adapters.weights.report import Report, table
 from adapters.weights.source import Source
 from adapters.weights.target import WeightsTarget
@@ -29,7 +34,7 @@ def load_weights(adapter: WeightsTarget, source: Source | None) -> Report | None
             logging.WARNING,
         )
         return None
-    best = _best_match(adapter, source)
+    best = _match_of(adapter, source)
     if best.problems:
         raise ValueError(_misfit(adapter, source, best))
     with torch.no_grad():
@@ -38,6 +43,24 @@ def load_weights(adapter: WeightsTarget, source: Source | None) -> Report | None
     best.report.notes.extend(adapter.after_load(best.interpretation.format))
     log(f"{adapter.model_name}: {best.report}", logging.INFO)
     return best.report
+
+
+def _match_of(adapter: WeightsTarget, source: Source) -> Match:
+    """Pair an adapter with a source, which may be a folder of peft's that names the weights that it adapts."""
+    path = find_folder(source.name)
+    if path is None:
+        return _best_match(adapter, source)
+    folder = read_folder(path)
+    if not folder.base:
+        raise ValueError(
+            f"weights={source.name!r} holds low-rank factors alone, and its {CONFIG} does not name the weights that "
+            "they adapt: write there, as base_model_name_or_path, what weights=... takes, such as 'timm' or a path."
+        )
+    best = _best_match(adapter, replace(source, name=folder.base))
+    if not best.problems:
+        add_folder(best, folder)
+        best.report.source += f", with the low-rank factors of {source.name}"
+    return best
 
 
 def _best_match(adapter: WeightsTarget, source: Source) -> Match:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from adapters.trunk.build import split_tag
+from adapters.trunk.factor_names import SCALING
 from adapters.weights.checkpoint import is_plain
 from adapters.weights.file import StateDict
 from adapters.weights.formats import OBSOLETE, TRUNK
@@ -55,7 +56,7 @@ def match(adapter: WeightsTarget, interpretation: Interpretation) -> Match:
     report.elsewhere.extend(interpretation.elsewhere)
     if interpretation.format.note:
         report.notes.append(("format", interpretation.format.title, interpretation.format.note))
-    result = Match(interpretation, adapter.state_dict(), {}, [], report)
+    result = Match(interpretation, adapter.loadable_tensors(), {}, [], report)
     for reason, prefix in interpretation.second_choices:
         report.leave_out(reason, prefix)
     unknown: StateDict = {}
@@ -67,7 +68,7 @@ def match(adapter: WeightsTarget, interpretation: Interpretation) -> Match:
     _explain_unknown(result, unknown)
     _explain_lost(result, adapter)
     _explain_missing(result, adapter, list(unknown))
-    report.loaded, report.expected = len(result.tensors), len(result.targets)
+    report.loaded, report.expected = frozenset(result.tensors), len(result.targets)
     return result
 
 
@@ -87,6 +88,9 @@ def _pair(result: Match, adapter: WeightsTarget, key: str, tensor: Tensor) -> No
         result.problems.append(("shape", key, shapes + resize_hint(name, tensor, target, result.interpretation)))
     elif fitted.is_floating_point() != target.is_floating_point():
         result.problems.append(("type", key, f"{fitted.dtype} in the checkpoint, {target.dtype} in the model"))
+    elif key == TRUNK + SCALING and not torch.allclose(tensor.float(), target.float(), rtol=0.01):
+        scales = f"{tensor.item():g} in the checkpoint, {target.item():g} in the model"
+        result.problems.append(("value", key, f"{scales}: give peft=... the r and alpha of its training"))
     elif not _is_computed(result, key) and not torch.isfinite(fitted).all():
         result.problems.append(("values", key, "holds NaN or infinity"))
     else:
@@ -98,7 +102,7 @@ def _pair(result: Match, adapter: WeightsTarget, key: str, tensor: Tensor) -> No
 def _explain_unused(result: Match, adapter: WeightsTarget, key: str, tensor: Tensor) -> bool:
     """Record why a tensor of the checkpoint has no place; return False if there is no good reason."""
     name = key.removeprefix(TRUNK)
-    part = next((part for part in adapter.own_parts if key.startswith(part.prefix)), None)
+    part = next((part for part in adapter.own_parts if part.holds(key)), None)
     if name.startswith(result.interpretation.info.classifier):
         reason = "the classifier"
     elif name in adapter.pruned_keys:
@@ -183,9 +187,9 @@ def _explain_missing(result: Match, adapter: WeightsTarget, unknown: list[str]) 
     """Record tensors of the adapter that the checkpoint lacks: a problem, unless all of one of its own parts are."""
     given = set(result.interpretation.state)
     for part in adapter.own_parts:
-        names = [key for key in result.targets if key.startswith(part.prefix)]
-        if names and not any(key.startswith(part.prefix) for key in given):
-            result.report.fresh.append(f"{len(names)} of {part.prefix}* {part.start}, as it holds none")
+        names = [key for key in result.targets if part.holds(key)]
+        if names and not any(part.holds(key) for key in given):
+            result.report.fresh.append(f"{len(names)} of {part.names} {part.start}, as it holds none")
             given.update(names)
     parameters = {name for name, _ in adapter.named_parameters()}
     for key in result.targets:

@@ -17,7 +17,8 @@ class Report:
     Attributes:
         source: the name of the checkpoint.
         found_as: the key format of the backbone in it, and the prefix before its names.
-        loaded, expected: numbers of tensors of the adapter.
+        loaded: names of the adapter's tensors that are set.
+        expected: the number of its tensors.
         fresh: parts of the adapter that the checkpoint holds nothing of, and how they start.
         left_out: reasons why tensors of the checkpoint were not used, and the tensors.
         elsewhere: names of the file's tensors that lie beside the backbone, as patterns.
@@ -26,7 +27,7 @@ class Report:
 
     source: str
     found_as: str = ""
-    loaded: int = 0
+    loaded: frozenset[str] = frozenset()
     expected: int = 0
     fresh: list[str] = field(default_factory=list)
     left_out: dict[str, list[str]] = field(default_factory=dict)
@@ -38,7 +39,7 @@ class Report:
         self.left_out.setdefault(reason, []).append(name)
 
     def __str__(self) -> str:
-        line = f"loaded {self.loaded} of {self.expected} tensors from {self.source} ({self.found_as})"
+        line = f"loaded {len(self.loaded)} of {self.expected} tensors from {self.source} ({self.found_as})"
         for reason, names in self.left_out.items():
             line += f"; left out {len(names)} ({reason}: {some(names, 2)})"
         if self.elsewhere:

@@ -1,5 +1,6 @@
 """The view that loading has of an adapter, so that this package knows no adapter class."""
 
+import fnmatch
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
@@ -15,16 +16,20 @@ class OwnPart:
     """Tensors that an adapter may add to timm's model, which only some checkpoints hold.
 
     Attributes:
-        prefix: the beginning of their names.
+        names: a pattern of their names, such as ``'pyramid.*'``.
         start: how they start where the checkpoint holds none of them, such as ``'start at random'``.
         unused: the reason why this adapter leaves out those that it has no place for; empty where they are an error.
         remedy: the message of that error.
     """
 
-    prefix: str
+    names: str
     start: str
     unused: str = ""
     remedy: str = ""
+
+    def holds(self, name: str) -> bool:
+        """Return whether a tensor of the adapter is one of these."""
+        return fnmatch.fnmatchcase(name, self.names)
 
 
 class WeightsTarget(Protocol):
@@ -51,8 +56,8 @@ class WeightsTarget(Protocol):
     def after_load(self, checkpoint_format: Format) -> list[Row]:
         """Return notes for the report about a checkpoint in this format."""
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return the tensors to set, timm's below ``trunk.``."""
+    def loadable_tensors(self) -> dict[str, Any]:
+        """Return the tensors to set, timm's below ``trunk.`` under timm's names."""
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Iterate over the parameters."""
