@@ -77,7 +77,9 @@ def _transfer(results: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _families(rows: Mapping[str, Mapping[str, str]]) -> str:
-    failed = [name for name, row in rows.items() if ENDED in row or row.get("gradients") != "all"]
+    failed = [
+        name for name, row in rows.items() if ENDED in row or {row.get("gradients"), row.get("with_cp")} != {"all"}
+    ]
     transformers = [share for row in rows.values() if (share := _share(row.get("attention", ""))) is not None]
     low = sum(share < 3 for share in transformers)
     body = [
@@ -93,7 +95,7 @@ def _families(rows: Mapping[str, Mapping[str, str]]) -> str:
         f"`families`: the smallest model of each, rank 8. By meaning: the layers that get factors, and the share of "
         f"the trunk that trains; with `attention` it is below 3% for {low} of the {len(transformers)} that have some. "
         "Then, with `all`, after two steps of AdamW: whether every tensor that is no factor is as it was, bit by bit "
-        "(and all factors had gradients), and by how much the merged model's maps differ, relative to their size. "
+        "(and all factors had gradients, with `with_cp`, too), and by how much the merged model's maps differ, relative to their size. "
         f"{len(rows) - len(failed)} of {len(rows)} did" + (f"; not {', '.join(failed)}." if failed else ".")
     ) + _markdown(body)
 
