@@ -13,6 +13,7 @@ from adapters.files import atomic_write
 from adapters.tuning.folder import find
 from adapters.weights.convert import Conversion, convert, from_timm
 from adapters.weights.download import fetch_contents
+from adapters.weights.factors import settle_factors
 from adapters.weights.formats import FORMATS, LEFT_OUT
 from adapters.weights.load import load_weights
 from adapters.weights.report import table
@@ -23,7 +24,8 @@ found out."""
 
 EPILOG = """examples:
   %(prog)s twins_svt_small.pth svt_mmseg.pth --to mmseg
-  %(prog)s detector.pth backbone.safetensors --to timm --prefix teacher.backbone."""
+  %(prog)s detector.pth backbone.safetensors --to timm --prefix teacher.backbone.
+  %(prog)s tuned.pth merged.pth --merge"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,6 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ValueError: the source cannot be read, or holds nothing that the target's names can express.
     """
     args = make_parser().parse_args(arguments)
+    if args.to is None:
+        return merge_whole(args.source, args.target, merge=args.merge)
     if args.model is None and find(args.source):
         raise ValueError(f"{args.source} is a folder of peft's: give --model NAME, into which its factors are merged.")
     if args.model is None:
@@ -63,7 +67,11 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("source", metavar="SRC", help="a path, a URL or hf-hub:owner/name")
     parser.add_argument("target", metavar="DST", type=Path, help="the file to write, .pth or .safetensors")
-    parser.add_argument("--to", required=True, choices=list(FORMATS), help="the key names to give it")
+    parser.add_argument(
+        "--to",
+        choices=list(FORMATS),
+        help="the key names to give it; with --merge, none keeps the whole model as it is",
+    )
     parser.add_argument(
         "--prefix", help="all that comes before the backbone's names, such as 'teacher.backbone'; default: searched for"
     )
@@ -79,6 +87,30 @@ def make_parser() -> argparse.ArgumentParser:
         help="add low-rank factors to the weights that they adapt; a folder of peft's needs --model, which merges, too",
     )
     return parser
+
+
+def merge_whole(source: str, target: Path, *, merge: bool) -> int:
+    """Write a whole detector or segmentor with its low-rank factors merged, all its names as they are without them.
+
+    Raises:
+        ValueError: nothing says what to write, or the source holds no factors.
+    """
+    if not merge:
+        raise ValueError("give --to, the key names of the backbone; or --merge, for a whole model without its factors.")
+    contents = fetch_contents(source)
+    held = contents.get("state_dict", contents)
+    state, count = settle_factors({key: value for key, value in held.items() if torch.is_tensor(value)}, merged=True)
+    if not count:
+        raise ValueError(
+            f"{source} holds no low-rank factors beside the weights that they adapt: there is none to merge."
+        )
+    with atomic_write(target) as partial:
+        if target.suffix == ".safetensors":
+            save_file({key: tensor.contiguous().clone() for key, tensor in state.items()}, str(partial))
+        else:
+            torch.save({"state_dict": state}, partial)
+    print(f"{target}: {len(state)} tensors, the low-rank factors of {count} layers merged")
+    return 0
 
 
 def convert_through(model_name: str, source: str, target_name: str, prefix: str | None) -> Conversion:

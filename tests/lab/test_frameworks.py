@@ -49,7 +49,7 @@ def test_the_page_counts_and_gives_reasons() -> None:
     other = {"model": "vit", "adapters": {**fine["adapters"], **odd}, "wrappers": {"smp Unet 97x65": "ok"}}
     table = {"timm": "1.0", "torch": "2.11", "families": {"a": fine, "b": other, "begun": {"adapters": {}}}}
     page = report.render(table, ["a", "b", "begun"])
-    assert "2 of the 3 families that\nserve as backbones; not yet begun." in page
+    assert "2 of the 3 families that\nserve as backbones; the others are not measured yet." in page
     assert "| smp Unet | 2 (`tu-`: 0) | 2 (`tu-`: 0) | 1 (`tu-`: 1) |" in page
     assert "| smp FPN | 2 (`tu-`: 0) | 2 (`tu-`: 0) | the head refuses |" in page
     assert "| a | `resnet10t` | 4 4 4 | 3 3 3 (0 0 0) | 4 4 4 (0 0 0) |" in page

@@ -24,7 +24,7 @@ KINDS = ("vision_transformer", "resnet", "levit")
 def test_a_family_is_as_the_table_says(family: str) -> None:
     row = TABLE["families"][family]
     cells = dict(families.measure(row["model"]))
-    assert (cells["gradients"], cells["base"]) == ("all", "identical")
+    assert (cells["gradients"], cells["with_cp"], cells["base"]) == ("all", "all", "identical")
     assert float(cells.pop("merged")) < 1e-5
     assert cells == {column: row[column] for column in cells}
 

@@ -117,7 +117,15 @@ def test_a_folder_computes_what_its_checkpoint_does(work: Path, monkeypatch: pyt
             assert found.keys() == expected.keys()
             assert all(torch.equal(tensor, expected[key]) for key, tensor in found.items())
         else:
+            convert.main(["whole/iter_4.pth", "merged_model.pth", "--merge"])
+            merged = state(work / "merged_model.pth")
+            assert merged.keys() == found.keys()
+            assert all(torch.allclose(tensor, found[key], atol=1e-6) for key, tensor in merged.items())
             assert not [key for key in found if "lora_" in key]
+            with pytest.raises(ValueError, match="none to merge"):
+                convert.main(["merged_model.pth", "again.pth", "--merge"])
+            with pytest.raises(ValueError, match="give --to, the key names of the backbone; or --merge"):
+                convert.main(["merged_model.pth", "again.pth"])
 
 
 def test_extraction_takes_all_of_them(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:

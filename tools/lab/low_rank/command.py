@@ -87,21 +87,20 @@ def measure_memory(table: Table, args: argparse.Namespace, save: Callable[[], bo
 
 
 def measure_transfer(table: Table, args: argparse.Namespace, save: Callable[[], bool]) -> None:
-    """Train what has no result yet: for each seed a pretraining, then a tuning by each method."""
+    """Train what has no result yet: the pretraining of each seed, then a tuning of each by each method."""
     budget = transfer.Budget(*([args.steps, args.steps] if args.steps else []))
     data = transfer.prepare_data(budget, args.out / "shapes")
     results = table.setdefault("transfer", {})
-    for seed in range(args.seeds):
-        weights = transfer.pretrained(args.out, seed, budget.pretraining)
-        runs = {f"pretraining {seed}": transfer.make_config("first", budget, data, seed, budget.pretraining)}
-        for method in transfer.METHODS:
-            runs[f"{method} {seed}"] = transfer.tuning_config(method, budget, data, seed, weights)
-        if all(name in results for name in runs):
-            continue
-        for name, cfg in runs.items():
-            is_there = name in results and (weights.exists() or cfg.model.backbone.get("weights"))
-            if is_there or not save():
-                continue
+    weights = [transfer.pretrained(args.out, seed, budget.pretraining) for seed in range(args.seeds)]
+    runs = {
+        f"pretraining {seed}": transfer.make_config("first", budget, data, seed, budget.pretraining)
+        for seed in range(args.seeds)
+    }
+    for method in transfer.METHODS:
+        for seed in range(args.seeds):
+            runs[f"{method} {seed}"] = transfer.tuning_config(method, budget, data, seed, weights[seed])
+    for name, cfg in runs.items():
+        if name not in results and save():
             results[name] = transfer.train(cfg, args.out / name)
             print(name, results[name], flush=True)
     for method in transfer.METHODS:

@@ -31,6 +31,7 @@ def measure(model_name: str) -> Iterator[tuple[str, str]]:
     wrong = [name for name in changed if not is_factor(name)]
     yield "base", f"{len(wrong)} changed, such as {wrong[0]}" if wrong else "identical"
     yield "merged", f"{merging_error(adapter, model_name):.1e}"
+    yield "with_cp", train(TimmAdapter(model_name, peft=dict(r=RANK, targets="all"), with_cp=True), steps=1)
 
 
 def count(model_name: str, meaning: str) -> str:

@@ -15,6 +15,9 @@ from lab.low_rank.transfer import METHODS
 #: The line at which the written part of the page ends.
 HEADING = "## Measured\n"
 
+#: The largest difference of merged maps, relative to their size.
+TOLERANCE = 1e-5
+
 #: Columns of a family's row after its name and model.
 COLUMNS = {"attention": "`attention`", "mlp": "`mlp`", "all": "`all`", "base": "frozen weights", "merged": "merged"}
 
@@ -77,7 +80,7 @@ def _transfer(results: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _families(rows: Mapping[str, Mapping[str, str]]) -> str:
-    failed = [name for name, row in rows.items() if ENDED in row or row.get("gradients") != "all"]
+    failed = [name for name, row in rows.items() if not is_right(row)]
     transformers = [share for row in rows.values() if (share := _share(row.get("attention", ""))) is not None]
     low = sum(share < 3 for share in transformers)
     body = [
@@ -92,10 +95,17 @@ def _families(rows: Mapping[str, Mapping[str, str]]) -> str:
     return _paragraph(
         f"`families`: the smallest model of each, rank 8. By meaning: the layers that get factors, and the share of "
         f"the trunk that trains; with `attention` it is below 3% for {low} of the {len(transformers)} that have some. "
-        "Then, with `all`, after two steps of AdamW: whether every tensor that is no factor is as it was, bit by bit "
-        "(and all factors had gradients), and by how much the merged model's maps differ, relative to their size. "
-        f"{len(rows) - len(failed)} of {len(rows)} did" + (f"; not {', '.join(failed)}." if failed else ".")
+        "Then, with `all`, after two steps of AdamW: whether every tensor that is no factor is as it was, bit by bit, "
+        "and by how much the merged model's maps differ, relative to their size. "
+        f"{len(rows) - len(failed)} of {len(rows)} are right in this, and all their factors have gradients, with "
+        "`with_cp`, too" + (f"; not {', '.join(failed)}." if failed else ".")
     ) + _markdown(body)
+
+
+def is_right(row: Mapping[str, str]) -> bool:
+    """Return whether training and merging a model did what they should."""
+    trained = {row.get("gradients"), row.get("with_cp")} == {"all"} and row.get("base") == "identical"
+    return ENDED not in row and trained and float(row["merged"]) < TOLERANCE
 
 
 def _share(cell: str) -> float | None:

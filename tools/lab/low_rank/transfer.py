@@ -83,7 +83,9 @@ def make_config(half: str, budget: Budget, data: Path, seed: int, steps: int) ->
     cfg.randomness = dict(seed=seed)
     for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
         loader.update(num_workers=0, persistent_workers=False)
-        loader.dataset.update(data_root=f"{data}/", metainfo=dict(classes=names))
+        loader.dataset.data_root = f"{data}/"
+        palette = [loader.dataset.metainfo.palette[label] for label in (0, *HALVES[half])]
+        loader.dataset.metainfo.update(classes=names, palette=palette)
         loader.dataset.data_prefix.seg_map_path = f"annotations_{half}/{Path(loader.dataset.data_prefix.img_path).name}"
     return cfg
 
