@@ -19,3 +19,4 @@ class AdapterOptions(TypedDict, total=False):
     trunk: Mapping[str, Any] | None
     init_cfg: Mapping[str, Any] | None
     keep_head: bool
+    batch_padding: str | None
