@@ -209,7 +209,7 @@ class BackboneAdapter(nn.Module):
         if sizes is None:
             return self._forward(image)[0]
         check_batch_norms(self)
-        return run_by_size(lambda images: self._forward(images)[0], image, sizes, self.levels)
+        return run_by_size(lambda images: self._forward(images)[0], image, sizes, self.levels, self.pad_multiple)
 
     def forward_with_head(self, image: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
         """Compute the feature maps and, in the same pass, the features that timm's own ``forward_head`` takes.

@@ -1,4 +1,4 @@
-"""Batches of images of several sizes: each image is computed at its own size, so that no padding reaches its maps.
+"""Batches of images of several sizes: each image is computed at its own size, and the batch's padding reaches no map.
 
 Sizes come as an argument, or from the call of a model that ``batch_sizes`` surrounds. That is a context variable, which
 ends with the call and is each thread's own.
@@ -23,15 +23,21 @@ _others_are_whole: ContextVar[bool] = ContextVar("others_are_whole", default=Fal
 
 
 def run_by_size(
-    run: Callable[[Tensor], tuple[Tensor, ...]], images: Tensor, sizes: Sizes, levels: Sequence[Level]
+    run: Callable[[Tensor], tuple[Tensor, ...]],
+    images: Tensor,
+    sizes: Sizes,
+    levels: Sequence[Level],
+    multiple: int,
 ) -> tuple[Tensor, ...]:
-    """Run the images of each size together, without their padding.
+    """Run images without the padding of their batch, those together that ``run`` pads to the same size.
 
     Args:
-        run: computes the maps of images, ``(B, C, H, W)`` -> ``(B, C_i, ceil(H / s_i), ceil(W / s_i))`` for each level.
+        run: pads images to a multiple and computes their maps, ``(B, C, H, W)`` ->
+            ``(B, C_i, ceil(H / s_i), ceil(W / s_i))`` for each level.
         images: ``(B, C, H, W)``, padded right and bottom.
         sizes: ``(h, w)`` of each image.
         levels: the level of each map.
+        multiple: the number of pixels to a multiple of which ``run`` pads.
 
     Returns:
         Contiguous ``(B, C_i, ceil(H / s_i), ceil(W / s_i))``, zero beyond each image's ``ceil(h / s_i)`` rows and
@@ -41,21 +47,34 @@ def run_by_size(
         ValueError: the sizes are not one for each image, or not within the batch.
     """
     sizes = check_sizes(sizes, images)
-    height, width = images.shape[-2:]
-    members: dict[tuple[int, int], list[int]] = {}
-    for index, size in enumerate(sizes):
-        members.setdefault(size, []).append(index)
-    if set(members) <= {(height, width)}:
+    whole = (images.shape[-2], images.shape[-1])
+    if all(size == whole for size in sizes):
         return run(images)
-    rows: list[list[Tensor]] = [[images] * len(sizes) for _ in levels]
-    for (h, w), indices in members.items():
-        maps = run(images[:, :, :h, :w] if len(members) == 1 else images[indices, :, :h, :w])
+    groups: dict[tuple[int, int], list[int]] = {}
+    for index, size in enumerate(sizes):
+        groups.setdefault(_round_up(size, multiple), []).append(index)
+    rows: list[dict[int, Tensor]] = [{} for _ in levels]
+    for padded, indices in groups.items():
+        maps = run(torch.cat([_keep_and_pad(images[index : index + 1], sizes[index], padded) for index in indices]))
         for feature_map, level, row in zip(maps, levels, rows, strict=True):
-            bottom, right = -(-height // level.stride), -(-width // level.stride)
-            padded = F.pad(feature_map, (0, right - feature_map.shape[-1], 0, bottom - feature_map.shape[-2]))
-            for index, image_map in zip(indices, padded.split(1), strict=True):
-                row[index] = image_map
-    return tuple(torch.cat(row) for row in rows)
+            for image_map, index in zip(feature_map.split(1), indices, strict=True):
+                cells, all_cells = _count_cells(sizes[index], level.stride), _count_cells(whole, level.stride)
+                row[index] = _keep_and_pad(image_map, cells, all_cells)
+    return tuple(torch.cat([row[index] for index in range(len(sizes))]) for row in rows)
+
+
+def _round_up(size: tuple[int, int], multiple: int) -> tuple[int, int]:
+    rows, columns = _count_cells(size, multiple)
+    return rows * multiple, columns * multiple
+
+
+def _count_cells(size: tuple[int, int], stride: int) -> tuple[int, int]:
+    return -(-size[0] // stride), -(-size[1] // stride)
+
+
+def _keep_and_pad(x: Tensor, size: tuple[int, int], padded: tuple[int, int]) -> Tensor:
+    """Keep the upper left of ``(B, C, H, W)`` and pad it with zeros, ``(B, C, *padded)``."""
+    return F.pad(x[..., : size[0], : size[1]], (0, padded[1] - size[1], 0, padded[0] - size[0]))
 
 
 def check_sizes(sizes: Sizes, images: Tensor) -> list[tuple[int, int]]:

@@ -1,8 +1,8 @@
 """``batch_padding='exact'`` of a backbone in a config: the model that gets such a backbone tells it the images' sizes.
 
 The sizes are the ``img_shape`` of the data samples, before any padding. They are at hand in ``loss``, ``predict`` and
-``_forward`` of mmdet's and mmseg's models, and those are called wherever a model runs: by a runner, inside another model
-(semi-supervised, distillation), by test-time augmentation. So the model's class becomes one of the same name that
+``_forward`` of mmdet's and mmseg's models, one of which is called wherever a model runs: by a runner, inside another
+model (semi-supervised, distillation), by test-time augmentation. So the model's class becomes one of the same name that
 extends these three, as torch's own parametrisations do. Predictions are made for images of equal padded size together,
 with the padding that each would have alone, so that necks and heads see nothing else either.
 """
@@ -51,9 +51,7 @@ class ExactBatches:
         sizes = _read_sizes(inputs, data_samples)
         if sizes is None:
             return run(inputs, data_samples)
-        padded = [
-            padded_size(sample, size, inputs, self) for sample, size in zip(data_samples, sizes, strict=True)
-        ]
+        padded = [padded_size(sample, size, inputs, self) for sample, size in zip(data_samples, sizes, strict=True)]
         results: dict[int, Any] = {}
         for height, width in dict.fromkeys(padded):
             indices = [index for index, size in enumerate(padded) if size == (height, width)]
@@ -69,7 +67,7 @@ class ExactBatches:
 
 
 @functools.cache
-def exact_class(cls: type) -> type:
+def exact_class(cls: Any) -> Any:
     """Return the class of the same name that extends a model's class by :class:`ExactBatches`."""
     return type(cls)(cls.__name__, (ExactBatches, cls), {"__module__": cls.__module__, "__doc__": cls.__doc__})
 
@@ -83,10 +81,11 @@ def extend_owner(owner: nn.Module, name: str, child: nn.Module | None) -> None: 
     """Extend the model that gets an exact backbone, or a model with one; torch calls it for each new child."""
     is_exact = isinstance(child, ExactBatches) or (isinstance(child, BackboneAdapter) and bool(child.batch_padding))
     if is_exact and isinstance(owner, BaseModel) and hasattr(owner, "loss") and not isinstance(owner, ExactBatches):
-        owner.__class__ = exact_class(type(owner))
+        cls: Any = type(owner)
+        owner.__class__ = exact_class(cls)
 
 
-register_module_module_registration_hook(extend_owner)  # type: ignore[arg-type]  # torch's type is of other hooks
+register_module_module_registration_hook(extend_owner)
 
 
 def _batches(inputs: Any, data_samples: Any) -> list[tuple[Tensor, Sizes]]:
