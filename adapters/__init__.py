@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # for type checkers and the site; __getattr__ imports them wh
     from adapters.extraction import ExtractionOptions, extract
 
 if MODELS is not None:
+    import adapters.openmmlab.batch_padding
     import adapters.openmmlab.channels
     import adapters.openmmlab.checkpoint_hook
     import adapters.openmmlab.cpu

@@ -17,6 +17,7 @@ import torch
 import torch.utils.checkpoint
 from torch import Tensor, nn
 
+from adapters.batches import Sizes, check_batch_norms, run_by_size, sizes_of_call
 from adapters.levels import Level, choose_indices
 from adapters.necks.build import build_pyramid, count_wanted_maps
 from adapters.padding import crop_to_stride, pad_to_multiple
@@ -69,6 +70,8 @@ class BackboneAdapter(Tunable):
         peft: low-rank tuning, ``dict(type='LoRA', r=8, alpha=16, targets='attention')``, by the library peft: see
             :class:`adapters.tuning.options.LowRankOptions`. All else of the trunk is frozen.
         keep_head: remove nothing of timm's model, so that :meth:`forward_with_head` gives what its classifier takes.
+        batch_padding: ``'exact'`` has every batch computed as :meth:`forward` does with ``sizes``, which a model of
+            mmdet or mmseg then takes from its data samples. Default: padding is part of the image.
 
     Raises:
         ValueError: an unknown model or tag, indices out of range, an argument that timm or the adapter refuses.
@@ -95,16 +98,20 @@ class BackboneAdapter(Tunable):
         peft: Mapping[str, Any] | None = None,
         init_cfg: Mapping[str, Any] | None = None,
         keep_head: bool = False,
+        batch_padding: str | None = None,
     ) -> None:
         super().__init__()
         check_model_name(model_name)
         check_trunk_arguments(trunk or {})
+        if batch_padding not in (None, "exact"):
+            raise ValueError(f"batch_padding={batch_padding!r} is not allowed: it is 'exact' or None.")
         self.model_name = model_name
         self.in_channels = in_channels
         self.out_norm = out_norm
         self.norm_eval = norm_eval
         self.with_cp = with_cp
         self.keep_head = keep_head
+        self.batch_padding = batch_padding
         self.weights = resolve_source(weights, init_cfg, model_name)
         self.trunk_arguments = dict(trunk or {})
 
@@ -192,19 +199,27 @@ class BackboneAdapter(Tunable):
         """The normalisation of images, of pixels 0 to 255, that the weights of the model's tag were trained with."""
         return Normalisation.of_timm(self.trunk.pretrained_cfg, self.in_channels)
 
-    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, image: Tensor, sizes: Sizes | None = None) -> tuple[Tensor, ...]:
         """Compute the feature maps of an image of any size.
 
         Args:
             image: ``(B, C, H, W)``, any ``H, W >= 1``.
+            sizes: ``(h, w)`` of each image of the batch, the rest of which is padding. Each image's cells are then what
+                the image alone gives, and the cells beyond are zero. Default: padding is part of the image.
 
         Returns:
             Contiguous ``(B, C_i, ceil(H / s_i), ceil(W / s_i))``, one per entry of :attr:`levels`.
 
         Raises:
-            ValueError: the image has another number of dimensions or channels.
+            ValueError: the image has another number of dimensions or channels, or sizes are missing or not possible.
         """
-        return self._forward(image)[0]
+        self._check_channels(image)
+        if sizes is None and self.batch_padding is not None:
+            sizes = sizes_of_call(image)
+        if sizes is None:
+            return self._forward(image)[0]
+        check_batch_norms(self)
+        return run_by_size(lambda images: self._forward(images)[0], image, sizes, self.levels, self.pad_multiple)
 
     def forward_with_head(self, image: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
         """Compute the feature maps and, in the same pass, the features that timm's own ``forward_head`` takes.
@@ -221,17 +236,20 @@ class BackboneAdapter(Tunable):
         Raises:
             ValueError: the adapter was built without ``keep_head=True``, or the image is refused by :meth:`forward`.
         """
+        self._check_channels(image)
         maps, final = self._forward(image)
         if final is None:
             raise ValueError(f"this {self.model_name} has no head any more: build the adapter with keep_head=True.")
         return maps, final
 
-    def _forward(self, image: Tensor) -> tuple[tuple[Tensor, ...], Tensor | None]:
+    def _check_channels(self, image: Tensor) -> None:
         if image.ndim != 4 or image.shape[1] != self.in_channels:
             raise ValueError(
                 f"{self.model_name} takes images of shape (B, {self.in_channels}, H, W), got {tuple(image.shape)}; "
                 "for other channels build the adapter with in_channels=..."
             )
+
+    def _forward(self, image: Tensor) -> tuple[tuple[Tensor, ...], Tensor | None]:
         image_size = (image.shape[-2], image.shape[-1])
         maps, final = self.forward_trunk(pad_to_multiple(image, self.pad_multiple, self.pad_margins))
         if self.pyramid is not None:
@@ -287,4 +305,6 @@ class BackboneAdapter(Tunable):
         return self
 
     def extra_repr(self) -> str:
-        return f"{self.model_name!r}, out_indices={self.out_indices}, levels={self.levels}"
+        return f"{self.model_name!r}, out_indices={self.out_indices}, levels={self.levels}" + (
+            f", batch_padding={self.batch_padding!r}" if self.batch_padding else ""
+        )

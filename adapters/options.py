@@ -20,3 +20,4 @@ class AdapterOptions(TypedDict, total=False):
     peft: Mapping[str, Any] | None
     init_cfg: Mapping[str, Any] | None
     keep_head: bool
+    batch_padding: str | None

@@ -11,6 +11,7 @@ from timm.data import ImageNetInfo, infer_imagenet_subset
 from torch import Tensor
 
 from adapters.base import BackboneAdapter
+from adapters.batches import batch_sizes
 from adapters.extraction.options import ExtractionOptions
 from adapters.extraction.preprocessing import Preprocessing
 from adapters.extraction.read_image import ImageReader
@@ -128,7 +129,10 @@ class Extractor:
     def _run(self, batch: Tensor) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
         """Run the model on ``(B, C, H, W)``: the maps, and the vectors that are asked for, all from one pass."""
         if not self.options.needs_head:
-            return self.adapter(batch), {}
+            with batch_sizes(
+                others_are_whole=True
+            ):  # the images of a batch are already such that none sees its padding
+                return self.adapter(batch), {}
         maps, final = self.adapter.forward_with_head(batch)
         return maps, vectors_of(self.adapter.trunk, final, self.options.outputs)
 

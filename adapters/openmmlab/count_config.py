@@ -12,6 +12,7 @@ from mmengine.registry import MODELS
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
+from adapters.batches import batch_sizes
 from adapters.describe.counting import Count, count
 from adapters.openmmlab.config_tree import Node, drop_pretrained, find_owner
 
@@ -91,6 +92,11 @@ def _image_channels(model: Node) -> int:
 
 def _run(model: Any, scope: str, image: Tensor) -> None:
     """Compute a prediction of an image ``(1, C, H, W)`` up to, but without, the sorting of boxes."""
+    with batch_sizes(others_are_whole=True):
+        _predict(model, scope, image)
+
+
+def _predict(model: Any, scope: str, image: Tensor) -> None:
     size = (image.shape[-2], image.shape[-1])
     meta = {
         "img_shape": size,

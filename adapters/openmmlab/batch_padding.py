@@ -1,0 +1,138 @@
+"""``batch_padding='exact'`` of a backbone in a config: the model that gets such a backbone tells it the images' sizes.
+
+The sizes are the ``img_shape`` of the data samples, before any padding. They are at hand in ``loss``, ``predict`` and
+``_forward`` of mmdet's and mmseg's models, one of which is called wherever a model runs: by a runner, inside another
+model (semi-supervised, distillation), by test-time augmentation. So the model's class becomes one of the same name that
+extends these three, as torch's own parametrisations do. Predictions are made for images of equal padded size together,
+with the padding that each would have alone, so that necks and heads see nothing else either.
+"""
+
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from mmengine.model import BaseModel
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_module_registration_hook
+
+from adapters.base import BackboneAdapter
+from adapters.batches import Sizes, batch_sizes, check_sizes
+
+#: The keys of mmseg's samples for the pixels of padding: left, right, top, bottom.
+_PADDING_KEYS = ("img_padding_size", "padding_size")
+
+
+class ExactBatches:
+    """Methods of a model with ``batch_padding='exact'`` in its backbone, before those of its own class."""
+
+    def loss(self, inputs: Any, data_samples: Any, *arguments: Any, **options: Any) -> Any:
+        """Compute the losses of images ``(B, C, H, W)``, or of several batches by name, with their sizes known."""
+        with batch_sizes(*_batches(inputs, data_samples)):
+            return super().loss(inputs, data_samples, *arguments, **options)  # type: ignore[misc]  # the model's
+
+    def _forward(self, inputs: Any, data_samples: Any = None, *arguments: Any, **options: Any) -> Any:
+        with batch_sizes(*_batches(inputs, data_samples), others_are_whole=data_samples is None):
+            return super()._forward(inputs, data_samples, *arguments, **options)  # type: ignore[misc]  # the model's
+
+    def predict(self, inputs: Any, data_samples: Any = None, *arguments: Any, **options: Any) -> Any:
+        """Predict images ``(B, C, H, W)`` as each would be alone, those of equal padded size together.
+
+        Other tensors that the backbone gets, such as the windows of a sliding inference, are images of their own.
+
+        Raises:
+            ValueError: an ``img_shape`` is larger than the batch.
+        """
+
+        def run(images: Any, samples: Any) -> Any:
+            with batch_sizes(*_batches(images, samples), others_are_whole=True):
+                return super(ExactBatches, self).predict(images, samples, *arguments, **options)  # type: ignore[misc]
+
+        sizes = _read_sizes(inputs, data_samples)
+        if sizes is None:
+            return run(inputs, data_samples)
+        padded = [padded_size(sample, size, inputs, self) for sample, size in zip(data_samples, sizes, strict=True)]
+        results: dict[int, Any] = {}
+        for height, width in dict.fromkeys(padded):
+            indices = [index for index, size in enumerate(padded) if size == (height, width)]
+            images = inputs if len(indices) == len(inputs) else inputs[indices]
+            samples = [data_samples[index] for index in indices]
+            with _samples_of_size(samples, [sizes[index] for index in indices], (height, width)):
+                results.update(zip(indices, run(images[:, :, :height, :width], samples), strict=True))
+        return [results[index] for index in range(len(inputs))]
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Copy and pickle by the model's own class, since this one has no name in a module."""
+        return _new_exact, (type(self).__mro__[2],), self.__getstate__()
+
+
+@functools.cache
+def exact_class(cls: Any) -> Any:
+    """Return the class of the same name that extends a model's class by :class:`ExactBatches`."""
+    return type(cls)(cls.__name__, (ExactBatches, cls), {"__module__": cls.__module__, "__doc__": cls.__doc__})
+
+
+def _new_exact(cls: type) -> Any:
+    exact = exact_class(cls)
+    return exact.__new__(exact)
+
+
+def extend_owner(owner: nn.Module, name: str, child: nn.Module | None) -> None:  # noqa: ARG001, torch's signature
+    """Extend the model that gets an exact backbone, or a model with one; torch calls it for each new child."""
+    is_exact = isinstance(child, ExactBatches) or (isinstance(child, BackboneAdapter) and bool(child.batch_padding))
+    if is_exact and isinstance(owner, BaseModel) and hasattr(owner, "loss") and not isinstance(owner, ExactBatches):
+        cls: Any = type(owner)
+        owner.__class__ = exact_class(cls)
+
+
+register_module_module_registration_hook(extend_owner)
+
+
+def _batches(inputs: Any, data_samples: Any) -> list[tuple[Tensor, Sizes]]:
+    """Pair tensors of images with their sizes, also in dictionaries by name; pass over what has none."""
+    if isinstance(inputs, Mapping) and isinstance(data_samples, Mapping):
+        return [pair for name in inputs for pair in _batches(inputs[name], data_samples.get(name))]
+    sizes = _read_sizes(inputs, data_samples)
+    return [] if sizes is None else [(inputs, sizes)]
+
+
+def _read_sizes(inputs: Any, data_samples: Any) -> list[tuple[int, int]] | None:
+    if not isinstance(inputs, Tensor) or not isinstance(data_samples, Sequence):
+        return None
+    shapes = [getattr(sample, "img_shape", None) for sample in data_samples]
+    return None if None in shapes else check_sizes([tuple(shape[:2]) for shape in shapes if shape], inputs)
+
+
+def padded_size(sample: Any, size: tuple[int, int], images: Tensor, model: Any) -> tuple[int, int]:
+    """Return ``(H, W)`` to which an image of a batch ``(B, C, H, W)`` would be padded if it were alone.
+
+    Args:
+        sample: of mmdet, which says so in ``pad_shape``, or of mmseg, whose preprocessor pads to a size or a divisor.
+        size: of the image.
+        images: the batch.
+        model: of mmdet or mmseg.
+    """
+    largest = (images.shape[-2], images.shape[-1])
+    if "batch_input_shape" in sample:
+        padded = sample.pad_shape[:2]
+    else:
+        settings = getattr(model.data_preprocessor, "test_cfg", None) or {}
+        divisor = settings.get("size_divisor") or 1
+        padded = largest if settings.get("size") else [-(-side // divisor) * divisor for side in size]
+    height, width = (min(max(sides[0], sides[1]), sides[2]) for sides in zip(size, padded, largest, strict=True))
+    return int(height), int(width)
+
+
+@contextmanager
+def _samples_of_size(samples: Sequence[Any], sizes: Sizes, padded: tuple[int, int]) -> Iterator[None]:
+    """Have the samples say for the time of a call that their images were padded to this size, and no further."""
+    before = [dict(sample.metainfo) for sample in samples]
+    for sample, (height, width), meta in zip(samples, sizes, before, strict=True):
+        padding = (0, padded[1] - width, 0, padded[0] - height)
+        told = {"batch_input_shape": padded} | dict.fromkeys(_PADDING_KEYS, padding)
+        sample.set_metainfo({key: value for key, value in told.items() if key in meta})
+    try:
+        yield
+    finally:
+        for sample, meta in zip(samples, before, strict=True):
+            sample.set_metainfo({key: meta[key] for key in ("batch_input_shape", *_PADDING_KEYS) if key in meta})
