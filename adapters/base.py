@@ -20,23 +20,19 @@ from torch import Tensor, nn
 from adapters.batches import Sizes, check_batch_norms, run_by_size, sizes_of_call
 from adapters.levels import Level, choose_indices
 from adapters.necks.build import build_pyramid, count_wanted_maps
-from adapters.padding import crop_to_stride, pad_to_multiple
+from adapters.padding import check_image, crop_to_stride, pad_to_multiple
 from adapters.preprocessing import Normalisation
 from adapters.trunk import freezing
 from adapters.trunk.build import build_trunk, check_model_name, check_trunk_arguments
 from adapters.trunk.fused_mlps import fuse_mlps
 from adapters.trunk.surgery import call_every_layer
 from adapters.tuning.tunable import Tunable
+from adapters.weights.factors import FACTORS
 from adapters.weights.formats import Format
 from adapters.weights.load import load_weights, log
 from adapters.weights.report import Row
 from adapters.weights.source import resolve_source
 from adapters.weights.target import OwnPart
-
-#: The factors of low-rank tuning.
-FACTORS = OwnPart(
-    "*lora_*", "start without effect", remedy="of a layer that peft=... leaves out here: take that of its training"
-)
 
 #: Maps of the requested stages, ``(B, C_i, h_i, w_i)`` each, and with ``keep_head`` the features that timm's own
 #: ``forward_head`` takes, else None.
@@ -213,7 +209,7 @@ class BackboneAdapter(Tunable):
         Raises:
             ValueError: the image has another number of dimensions or channels, or sizes are missing or not possible.
         """
-        self._check_channels(image)
+        check_image(image, self.in_channels, self.model_name)
         if sizes is None and self.batch_padding is not None:
             sizes = sizes_of_call(image)
         if sizes is None:
@@ -236,18 +232,11 @@ class BackboneAdapter(Tunable):
         Raises:
             ValueError: the adapter was built without ``keep_head=True``, or the image is refused by :meth:`forward`.
         """
-        self._check_channels(image)
+        check_image(image, self.in_channels, self.model_name)
         maps, final = self._forward(image)
         if final is None:
             raise ValueError(f"this {self.model_name} has no head any more: build the adapter with keep_head=True.")
         return maps, final
-
-    def _check_channels(self, image: Tensor) -> None:
-        if image.ndim != 4 or image.shape[1] != self.in_channels:
-            raise ValueError(
-                f"{self.model_name} takes images of shape (B, {self.in_channels}, H, W), got {tuple(image.shape)}; "
-                "for other channels build the adapter with in_channels=..."
-            )
 
     def _forward(self, image: Tensor) -> tuple[tuple[Tensor, ...], Tensor | None]:
         image_size = (image.shape[-2], image.shape[-1])
@@ -305,6 +294,4 @@ class BackboneAdapter(Tunable):
         return self
 
     def extra_repr(self) -> str:
-        return f"{self.model_name!r}, out_indices={self.out_indices}, levels={self.levels}" + (
-            f", batch_padding={self.batch_padding!r}" if self.batch_padding else ""
-        )
+        return f"{self.model_name!r}, out_indices={self.out_indices}, levels={self.levels}"

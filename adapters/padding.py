@@ -1,8 +1,26 @@
-"""Padding an image to a multiple before the trunk runs, and cropping the maps to the image's own cells afterwards."""
+"""The checks and pads of an image before the trunk runs, and the crop of its maps."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+
+def check_image(image: Tensor, in_channels: int, model_name: str) -> None:
+    """Require ``(B, C, H, W)`` of a number of channels.
+
+    Args:
+        image: of any shape.
+        in_channels: the channels that the model takes.
+        model_name: the model, for the message.
+
+    Raises:
+        ValueError: the image has another number of dimensions or channels.
+    """
+    if image.ndim != 4 or image.shape[1] != in_channels:
+        raise ValueError(
+            f"{model_name} takes images of shape (B, {in_channels}, H, W), got {tuple(image.shape)}; "
+            "for other channels build the adapter with in_channels=..."
+        )
 
 
 def pad_to_multiple(image: Tensor, multiple: int, margins: tuple[int, int] = (0, 0)) -> Tensor:

@@ -9,6 +9,12 @@ from adapters.tuning.merging import merge
 from adapters.tuning.options import LowRankOptions
 from adapters.weights.checkpoint import Checkpoint, strip_prefix
 from adapters.weights.file import StateDict
+from adapters.weights.target import OwnPart
+
+#: The factors of an adapter with ``peft=...``.
+FACTORS = OwnPart(
+    "*lora_*", "start without effect", remedy="of a layer that peft=... leaves out here: take that of its training"
+)
 
 _FIRST = f"{FACTOR}A.{ADAPTER}.weight"
 

@@ -1,1 +1,1 @@
-"""What low-rank tuning costs and gives: over all of timm's families, in memory, and in a transfer."""
+"""The cost and the gain of low-rank tuning: over all of timm's families, in memory, and in a transfer."""

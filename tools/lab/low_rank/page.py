@@ -1,4 +1,4 @@
-"""What was measured of low-rank tuning as the end of its page, in Markdown."""
+"""The end of the page on low-rank tuning: what was measured, in Markdown."""
 
 import re
 import statistics
