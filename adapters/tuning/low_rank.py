@@ -15,6 +15,9 @@ from adapters.tuning.targets import choose_layers
 
 T = TypeVar("T", bound=Tensor)
 
+#: What a convolution says of itself, which peft's layer around it does not.
+_GEOMETRY = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups")
+
 
 @dataclass(frozen=True)
 class LowRank:
@@ -123,6 +126,8 @@ def tune(trunk: Any, options: LowRankOptions, stem: Sequence[str], model_name: s
     low_rank = LowRank(options, tuple(choose_layers(trunk, options, stem, model_name)))
     trained = _norms_and_biases(trunk, options)
     require_peft().inject_adapter_in_model(make_config(options, low_rank.layers), trunk, ADAPTER)
+    for layer in low_rank.layers:
+        _show_geometry(trunk.get_submodule(layer))
     trunk.register_buffer(SCALING, torch.tensor(float(options.scaling)))
     for name, parameter in low_rank.plain_names(dict(trunk.named_parameters()), "").items():
         parameter.requires_grad_(is_factor(name) or name in trained)
@@ -134,6 +139,13 @@ def set_magnitudes(trunk: nn.Module) -> None:
     for layer in trunk.modules():
         if getattr(layer, "lora_magnitude_vector", None):
             _set_magnitude(layer)
+
+
+def _show_geometry(layer: Any) -> None:
+    """Give a convolution with factors the attributes that timm's code may read of it (DaViT does)."""
+    base = layer.get_base_layer()
+    for name in _GEOMETRY if isinstance(base, nn.Conv2d) else ():
+        setattr(layer, name, getattr(base, name))
 
 
 def _norms_and_biases(trunk: nn.Module, options: LowRankOptions) -> set[str]:

@@ -17,7 +17,7 @@ from adapters.tuning.low_rank import LowRank
 
 SPECS = {spec.name: spec for spec in (*ZOO, *MORE)}
 FAMILIES = [
-    *((name, "LoRA") for name in ("twins_svt_dense", "swinv2_cr", "dinov3", "vit_pyramid", "swin", "pit")),
+    *((name, "LoRA") for name in ("twins_svt_dense", "swinv2_cr", "dinov3", "vit_pyramid", "swin", "pit", "davit")),
     *((name, "DoRA") for name in ("vit", "convit", "convnext")),
 ]
 

@@ -27,6 +27,9 @@ from lab.shapes import CLASSES, ShapesSettings, make_dataset
 HALVES = {"first": (1, 2, 3), "second": (4, 5, 6)}
 IGNORED = 255
 
+#: Channels of the neck and the head, which would otherwise take most of the time.
+HEAD = 64
+
 #: How the trunk is tuned: options of the backbone, and the factor of its learning rate.
 METHODS: Mapping[str, tuple[dict[str, Any], float]] = {
     "full": ({}, 1.0),
@@ -47,7 +50,7 @@ class Budget:
     """
 
     pretraining: int = 300
-    tuning: int = 150
+    tuning: int = 120
     images: tuple[int, int] = (300, 40)
     lr: float = 4e-4
 
@@ -72,8 +75,8 @@ def make_config(half: str, budget: Budget, data: Path, seed: int, steps: int) ->
     names = ("background", *(CLASSES[label - 1] for label in HALVES[half]))
     trunk = dict(embed_dims=WIDTHS, depths=DEPTHS, num_heads=HEADS)
     cfg.model.backbone = dict(type="TimmAdapter", model_name="twins_svt_small", stage_norm=True, trunk=trunk)
-    cfg.model.neck.in_channels = list(WIDTHS)
-    cfg.model.decode_head.num_classes = len(names)
+    cfg.model.neck.update(in_channels=list(WIDTHS), out_channels=HEAD)
+    cfg.model.decode_head.update(in_channels=[HEAD] * 4, channels=HEAD, num_classes=len(names))
     cfg.train_cfg.update(max_iters=steps, val_interval=steps)
     warmup, decay = cfg.param_scheduler
     warmup.end = decay.begin = min(warmup.end, steps // 2)
