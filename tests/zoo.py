@@ -14,6 +14,7 @@ from lab.randomise import randomise
 
 import adapters
 from adapters import BackboneAdapter
+from adapters.trunk.build import build_without_data
 
 TWINS = {"depths": [2, 2, 2, 2], "embed_dims": [16, 32, 48, 64], "num_heads": [1, 2, 3, 4]}
 SWIN_CR = {"depths": (2, 2, 2, 2), "embed_dim": 24, "num_heads": (1, 2, 3, 4)}
@@ -44,8 +45,17 @@ class Spec:
         """An adapter of the test's own with every parameter randomised, in eval mode."""
         return copy.deepcopy(_build(self, tuple(sorted(overrides.items()))))
 
+    def skeleton(self) -> BackboneAdapter:
+        """The adapter of all tests, to look at: it has no weights."""
+        return _skeleton(self)
+
     def __str__(self) -> str:
         return self.name
+
+
+@functools.cache
+def _skeleton(spec: Spec) -> BackboneAdapter:
+    return build_without_data(lambda: adapters.TimmAdapter(spec.model_name, **spec.options))
 
 
 @functools.cache

@@ -44,6 +44,12 @@ def _remember(cache: dict[Hashable, Any], key: Hashable, value: Any) -> None:
             del cache[next(iter(cache))]
 
 
+def _head_norm(trunk: nn.Module) -> nn.Module | None:
+    """Return the final norm of a model that has it behind the pooling, as BEiT; None for the others."""
+    norm, head_norm = getattr(trunk, "norm", None), getattr(trunk, "fc_norm", None)
+    return head_norm if isinstance(norm, nn.Identity) and not isinstance(head_norm, nn.Identity) else None
+
+
 class GenericAdapter(RecomputingTrunk, BackboneAdapter):
     """A timm model as timm runs it, on images padded to what it can divide.
 
@@ -98,9 +104,12 @@ class GenericAdapter(RecomputingTrunk, BackboneAdapter):
         return self.geometry.before, self.geometry.after
 
     def adapt_trunk(self) -> None:
+        head_norm = _head_norm(self.trunk) if self.out_norm else None
         if not self.keep_head:
             if hasattr(self.trunk, "prune_intermediate_layers"):
                 super().adapt_trunk()
+            if head_norm is not None:  # it went with the classifier
+                self.trunk.fc_norm = head_norm
             finish_in_first_branch(self.trunk)
         switch_off_bias_caches(self.trunk)
         for module in self.trunk.modules():
@@ -146,7 +155,10 @@ class GenericAdapter(RecomputingTrunk, BackboneAdapter):
         if self.sized_trunk is not None:
             trunk = self.sized_trunk.at(trunk, (image.shape[-2], image.shape[-1]))
         with redirect_attention(trunk, image):
-            return self.forward_intermediates(trunk, image)
+            maps, final = self.forward_intermediates(trunk, image)
+        if self.out_norm and (head_norm := _head_norm(trunk)) is not None:
+            maps = [head_norm(feature_map.permute(0, 2, 3, 1)).permute(0, 3, 1, 2) for feature_map in maps]
+        return maps, final
 
     def _find_sized_trunk(self, trunk: nn.Module) -> SizedTrunk | None:
         """Return None where an image size changes nothing in the model that timm builds."""

@@ -53,5 +53,5 @@ def is_untouched(layer: nn.Module, cls: type[nn.Module]) -> bool:
             tensor is None or (type(tensor) in _TENSORS and tensor.layout is torch.strided)
             for tensor in layer._parameters.values()
         )
-        and not any(isinstance(value, Tensor) for value in vars(layer).values())  # in a parameter's place
+        and not any(isinstance(vars(layer).get(name), Tensor) for name in ("weight", "bias"))  # in a parameter's place
     )

@@ -68,7 +68,7 @@ def drop_pretrained(node: Any, replaced: Callable[[str], bool] = lambda _: True,
         dropped.append(node["weights"])
         node["weights"] = None
     init_cfg = node.get("init_cfg")
-    if isinstance(init_cfg, MutableMapping) and type_name(init_cfg) in ("Pretrained", "PretrainedInit"):
-        dropped.append(str(init_cfg.get("checkpoint")))
+    if isinstance(init_cfg, MutableMapping) and init_cfg.get("checkpoint"):  # mmdet's PVT has it without a type
+        dropped.append(str(init_cfg["checkpoint"]))
         node["init_cfg"] = None
     return dropped

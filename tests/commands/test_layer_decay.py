@@ -27,4 +27,6 @@ def test_names_and_a_rate_for_a_config_without_layer_decay(capsys: pytest.Captur
     printed = capsys.readouterr().out
     assert re.search(r"ResNet .* -> test_vit", printed)
     assert "layer -, lr 0.08:" in printed
-    assert "  backbone.trunk.blocks.0.attn.qkv.weight" in printed.splitlines()
+    # ResNet's frozen stage of four is the first of its blocks.
+    assert "  backbone.trunk.blocks.0.attn.qkv.weight" not in printed.splitlines()
+    assert "  backbone.trunk.blocks.5.attn.qkv.weight" in printed.splitlines()

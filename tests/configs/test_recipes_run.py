@@ -27,7 +27,28 @@ from adapters.openmmlab.run import register_scope
 WITHOUT_EFFECT = "meta_mlp.fc2.bias"
 
 
-@pytest.mark.parametrize("path", small_recipes.RECIPES, ids=lambda path: path.stem)
+#: Recipes that train the model of a shorter schedule for longer.
+LONGER = {
+    path: path.with_stem(path.stem.replace("_3x_", "_1x_"))
+    for path in small_recipes.RECIPES
+    if "_3x_" in path.stem and path.with_stem(path.stem.replace("_3x_", "_1x_")) in small_recipes.RECIPES
+}
+
+
+@pytest.mark.parametrize(("path", "shorter"), LONGER.items(), ids=[path.stem for path in LONGER])
+def test_a_longer_schedule_trains_the_same_model(path: Path, shorter: Path) -> None:
+    cfg = small_recipes.read(path)
+    assert cfg.model == small_recipes.read(shorter).model
+    register_scope(cfg)
+    choose_precision(cfg, amp=False)
+    with torch.device("meta"):
+        optim_wrapper = build_optim_wrapper(MODELS.build(cfg.model), cfg.optim_wrapper)
+    assert isinstance(optim_wrapper.optimizer, getattr(torch.optim, cfg.optim_wrapper.optimizer.type))
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in small_recipes.RECIPES if path not in LONGER], ids=lambda path: path.stem
+)
 def test_recipe(path: Path) -> None:
     cfg = small_recipes.read(path)
     register_scope(cfg)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from lab.randomise import randomise
 from references import (
     build_timm,
     convit_on_grid,
@@ -154,3 +155,14 @@ def test_gradients_equal_the_reference(spec: Spec) -> None:
     sum((w * f).sum() for w, f in zip(weights, adapter(x), strict=True)).backward()
     sum((w * f).sum() for w, f in zip(weights, expected, strict=True)).backward()
     assert relative_error(x.grad, reference_x.grad) < 1e-3
+
+
+def test_a_final_norm_behind_the_pooling_is_applied_to_every_token() -> None:
+    """BEiT's ``fc_norm`` stands where the means of tokens are; on maps it is the norm of each token."""
+    beit = next(spec for spec in ZOO if spec.name == "beit")
+    normed, plain = beit.build(out_norm=True), beit.build()
+    randomise(normed.trunk.fc_norm, seed=1)
+    for with_norm, without in zip(normed(image(97, 65)), plain(image(97, 65)), strict=True):
+        expected = normed.trunk.fc_norm(without.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        torch.testing.assert_close(with_norm, expected, rtol=1e-5, atol=1e-5)
+    assert {f"trunk.fc_norm.{name}" for name in ("weight", "bias")} <= set(normed.state_dict())

@@ -17,6 +17,11 @@ def linear_layers(adapter: BackboneAdapter, last: str | None = None) -> list[str
     return [name for name in names if last is None or name.rpartition(".")[2] == last]
 
 
+def models_with(last: str | None = None) -> list[Spec]:
+    """Those of the models that have such layers."""
+    return [spec for spec in (*ZOO, *MORE) if linear_layers(spec.skeleton(), last)]
+
+
 def assert_close(maps: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> None:
     for one, other in zip(maps, expected, strict=True):
         assert (one - other).norm() < 1e-4 * other.norm()
@@ -43,19 +48,19 @@ def check(adapter: BackboneAdapter, targets: list[str], use_dora: bool = False) 
     plain.load_state_dict(merged.state_dict())
 
 
-@pytest.mark.parametrize("spec", [spec for spec in (*ZOO, *MORE) if linear_layers(spec.build())], ids=str)
+@pytest.mark.parametrize("spec", models_with(), ids=str)
 def test_lora_on_all_linear_layers(spec: Spec) -> None:
     adapter = spec.build()
     check(adapter, linear_layers(adapter))
 
 
-@pytest.mark.parametrize("spec", [spec for spec in (*ZOO, *MORE) if linear_layers(spec.build(), "qkv")], ids=str)
+@pytest.mark.parametrize("spec", models_with("qkv"), ids=str)
 def test_dora_on_qkv(spec: Spec) -> None:
     adapter = spec.build()
     check(adapter, linear_layers(adapter, "qkv"), use_dora=True)
 
 
-@pytest.mark.parametrize("spec", [spec for spec in (*ZOO, *MORE) if linear_layers(spec.build(), "fc1")][::3], ids=str)
+@pytest.mark.parametrize("spec", models_with("fc1")[::3], ids=str)
 def test_lora_on_fc1_which_a_kernel_may_compute(spec: Spec) -> None:
     adapter = spec.build()
     check(adapter, linear_layers(adapter, "fc1"))

@@ -10,6 +10,7 @@ from adapters.levels import Level, format_levels
 from adapters.openmmlab.config_tree import Node, find_owner, type_name
 from adapters.openmmlab.fit.consumers import find_channel_settings, list_necks
 from adapters.openmmlab.fit.images import warn_unfit
+from adapters.openmmlab.fit.pipelines import check_colour_steps
 from adapters.trunk.build import build_without_data
 
 #: Types that have ``levels`` once they are built.
@@ -28,7 +29,7 @@ def check_fit(cfg: Any) -> None:
 
     Raises:
         ValueError: something does not fit; the message has both lists of channels. Or the backbone's own settings
-            are wrong.
+            are wrong, or the pipelines work on colours and the backbone takes other channels.
     """
     scope = cfg.get("default_scope") or "mmdet"
     try:
@@ -40,6 +41,7 @@ def check_fit(cfg: Any) -> None:
         return
     with DefaultScope.overwrite_default_scope(scope):
         adapter = _build(backbone)
+        check_colour_steps(cfg, adapter.in_channels)
         warn_unfit(cfg, adapter)
         levels = adapter.levels
         source = f"{place}.backbone ({backbone.get('model_name')})"

@@ -103,6 +103,11 @@ def fit_backbone(cfg: Any, model_name: str, overrides: Mapping[str, Any] = {}, *
     chosen = {name[len(slot) + 1 :].partition(".")[0] for name in wishes if name.startswith(f"{slot}.")}
     cfg.merge_from_dict(wishes)
     backbone = _node_at(cfg, slot)
+    if backbone.get("weights") is None and "weights" not in {*adapter_options, *chosen} and has_weights(model_name):
+        lines.append(
+            f"{where} starts from scratch, as the config's own; `--cfg-options {slot}.weights=timm` starts it from "
+            "timm's weights, and has the images normalised for them"
+        )
     habits = carry_over(former, backbone, full, adapter, {*adapter_options, *chosen}, scope)
     lines += [f"{where}: {line}" for line in habits]
     lines += follow_weights(cfg, backbone, scope)

@@ -12,6 +12,27 @@ RED_FIRST_LOADERS = ("LoadBandsFromFile", "LoadMultipleRSImageFromFile", "LoadSi
 #: mmcv's decoder that leaves channels as they are.
 RED_FIRST_DECODER = "tifffile"
 
+#: Steps of mmdet, mmseg and mmcv that work on three channels of colour only.
+COLOUR_STEPS = ("PhotoMetricDistortion", "YOLOXHSVRandomAug", "CLAHE", "Color", "RGB2Gray")
+
+
+def check_colour_steps(cfg: Any, in_channels: int) -> None:
+    """Check that pipelines for images of other than three channels have no steps that work on colours.
+
+    Args:
+        cfg: an mmengine ``Config``.
+        in_channels: channels that the backbone takes.
+
+    Raises:
+        ValueError: they have.
+    """
+    found = [type_name(step) for steps in pipelines(cfg) for step in steps if type_name(step) in COLOUR_STEPS]
+    if found and in_channels != 3:
+        raise ValueError(
+            f"model.backbone.in_channels={in_channels}, and {', '.join(dict.fromkeys(found))} work on the three "
+            "channels of a colour image only: take them out of the pipelines."
+        )
+
 
 def loaded_order(cfg: Any) -> str:
     """Return the order in which a config's pipelines load channels, ``'RGB'`` or ``'BGR'``, by their first loader."""

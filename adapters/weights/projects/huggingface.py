@@ -48,7 +48,7 @@ def _vit_rules(_: frozenset[str]) -> Sequence[Rule]:
         (rf"{_BLOCK}mlp\.up_proj\.(\w+)", (r"blocks.\1.mlp.fc1_x.\2", r"blocks.\1.mlp.fc1.\2")),
         (rf"{_BLOCK}(?:intermediate\.dense|mlp\.(?:fc1|weights_in))\.(\w+)", (r"blocks.\1.mlp.fc1.\2",)),
         (rf"{_BLOCK}(?:output\.dense|mlp\.(?:fc2|weights_out|down_proj))\.(\w+)", (r"blocks.\1.mlp.fc2.\2",)),
-        (r"(?:layernorm|norm)\.(\w+)", (r"norm.\1",)),
+        (r"(?:layernorm|norm|pooler\.layernorm)\.(\w+)", (r"norm.\1", r"fc_norm.\1")),
     ]
 
 
@@ -87,7 +87,8 @@ def _swin_rules(names: frozenset[str]) -> Sequence[Rule]:
             (rf"encoder\.layers\.{stage}\.downsample\.(.+)", (rf"layers.{stage + 1}.downsample.\1",))
             for stage in range(stages_of(names) - 1)
         ),
-        (r"layernorm\.(\w+)", (r"norm.\1",)),
+        # Within Mask2Former, this norm alone keeps the prefix.
+        (r"(?:swin\.)?layernorm\.(\w+)", (r"norm.\1",)),
     ]
 
 

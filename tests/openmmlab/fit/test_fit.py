@@ -66,11 +66,14 @@ def test_pretrained_stays_pretrained_and_scratch_stays_scratch() -> None:
     assert any("torchvision://resnet18" in line for line in fit(cfg, "twins_svt_small"))
     assert cfg.model.backbone.weights == "timm"
     cfg = shipped("mmdet", "yolox/yolox_tiny")
-    fit(cfg, "twins_svt_small")
+    assert any("`--cfg-options model.backbone.weights=timm` starts it" in line for line in fit(cfg, "twins_svt_small"))
     assert cfg.model.backbone.weights is None
     cfg = shipped("mmdet", "retinanet/retinanet_r18_fpn_1x_coco")
-    fit(cfg, "twins_svt_small", weights=None)
+    assert not any("starts from scratch" in line for line in fit(cfg, "twins_svt_small", weights=None))
     assert cfg.model.backbone.weights is None
+    cfg = shipped("mmdet", "pvt/retinanet_pvt-s_fpn_1x_coco")  # its init_cfg has no type
+    assert any("pvt_small.pth" in line for line in fit(cfg, "twins_svt_small"))
+    assert cfg.model.backbone.weights == "timm"
     cfg = shipped("mmseg", "deeplabv3plus/deeplabv3plus_r18-d8_4xb2-80k_cityscapes-512")
     fit(cfg, "twins_svt_small")
     assert cfg.model.pretrained is None

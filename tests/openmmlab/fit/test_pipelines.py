@@ -1,8 +1,10 @@
 """The steps of pipelines that know how images are normalised."""
 
+import pytest
 from mmengine.config import ConfigDict
 
 from adapters.openmmlab.fit.pipelines import (
+    check_colour_steps,
     find_normalising_step,
     follow_fill,
     leave_normalising_to_the_model,
@@ -33,6 +35,14 @@ def test_loaders_tell_the_order() -> None:
     cfg.train_dataloader.dataset.pipeline[0] = dict(type="mmseg.LoadSingleRSImageFromFile")
     assert loaded_order(cfg) == "RGB"
     assert loaded_order(ConfigDict()) == "BGR"
+
+
+def test_steps_for_colours_are_refused_with_other_channels() -> None:
+    cfg = config(dict(type="mmdet.YOLOXHSVRandomAug"), dict(type="PhotoMetricDistortion"))
+    check_colour_steps(cfg, 3)
+    check_colour_steps(config(), 5)
+    with pytest.raises(ValueError, match=r"in_channels=5, and YOLOXHSVRandomAug, PhotoMetricDistortion work"):
+        check_colour_steps(cfg, 5)
 
 
 def test_normalising_steps_are_found_and_removed() -> None:

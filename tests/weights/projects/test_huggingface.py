@@ -1,5 +1,6 @@
 """transformers' checkpoints, which are written here as its models lay them out, module by module."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -239,3 +240,30 @@ def test_biases_that_timms_model_has_not(tmp_path: Path, logged: list[str]) -> N
     state["layer.2.attention.q_proj.bias"] = torch.ones(width)
     with pytest.raises(ValueError, match=r"1 problem,.*\n +unexpected +layer\.2\.attention\.q_proj\.bias"):
         adapters.create_adapter("vit_small_patch16_dinov3", weights=save(state, tmp_path / "a.bin"), trunk=TOKENS)
+
+
+def test_a_swin_within_another_model(tmp_path: Path, logged: list[str]) -> None:
+    """Mask2Former's files lack Swin's own prefix, but for the norm that Mask2Former does not use."""
+    model = timm_model("swin_tiny_patch4_window7_224", SWIN)
+    inner = "model.pixel_level_module.encoder."
+    state = {
+        re.sub(r"^.*?(?=embeddings|encoder\.layers|layernorm|hidden_states)", inner, key): value
+        for key, value in swin(model.state_dict()).items()
+    }
+    state = {key.replace(f"{inner}layernorm", f"{inner}swin.layernorm"): value for key, value in state.items()}
+    path = save(state, tmp_path / "a.bin")
+    adapter = adapters.create_adapter("swin_tiny_patch4_window7_224", weights=path, trunk=SWIN)
+    assert_holds(adapter, model.state_dict())
+    assert "left out 2 (not needed for these maps: norm.weight, norm.bias)" in logged[0]
+
+
+@pytest.mark.parametrize("name", ["layernorm", "pooler.layernorm"])
+def test_beits_norm_before_or_behind_the_pooling(tmp_path: Path, name: str) -> None:
+    model = timm_model("beit_base_patch16_224", TOKENS)
+    state = {key: value for key, value in beit(model.state_dict()).items() if "layernorm." not in key}
+    scale = torch.randn(TOKENS["embed_dim"])
+    state |= {f"beit.{name}.weight": scale, f"beit.{name}.bias": -scale}
+    path = save(state, tmp_path / "a.bin")
+    adapter = adapters.create_adapter("beit_base_patch16_224", weights=path, trunk=TOKENS, out_norm=True)
+    assert torch.equal(adapter.trunk.fc_norm.weight, scale)
+    assert torch.equal(adapter.trunk.fc_norm.bias, -scale)
