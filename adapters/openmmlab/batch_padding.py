@@ -19,7 +19,8 @@ from torch.nn.modules.module import register_module_module_registration_hook
 from adapters.base import BackboneAdapter
 from adapters.batches import Sizes, batch_sizes, check_sizes
 
-#: The keys of mmseg's samples for the pixels of padding: left, right, top, bottom.
+#: The keys of samples for the size that images were padded to, and mmseg's for the padding: left, right, top, bottom.
+_PADDED_KEYS = ("batch_input_shape", "pad_shape")
 _PADDING_KEYS = ("img_padding_size", "padding_size")
 
 
@@ -129,10 +130,10 @@ def _samples_of_size(samples: Sequence[Any], sizes: Sizes, padded: tuple[int, in
     before = [dict(sample.metainfo) for sample in samples]
     for sample, (height, width), meta in zip(samples, sizes, before, strict=True):
         padding = (0, padded[1] - width, 0, padded[0] - height)
-        told = {"batch_input_shape": padded} | dict.fromkeys(_PADDING_KEYS, padding)
+        told = dict.fromkeys(_PADDED_KEYS, padded) | dict.fromkeys(_PADDING_KEYS, padding)
         sample.set_metainfo({key: value for key, value in told.items() if key in meta})
     try:
         yield
     finally:
         for sample, meta in zip(samples, before, strict=True):
-            sample.set_metainfo({key: meta[key] for key in ("batch_input_shape", *_PADDING_KEYS) if key in meta})
+            sample.set_metainfo({key: meta[key] for key in (*_PADDED_KEYS, *_PADDING_KEYS) if key in meta})
