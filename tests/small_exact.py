@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 TRUNK = {"layers": [1, 1, 1, 1], "channels": (8, 16, 24, 32)}
 CHANNELS = [8, 16, 24, 32]
-#: Height and width of the images of a batch, three of which are padded to the same size when they are alone.
-SIZES = ((100, 130), (70, 150), (128, 100), (97, 160))
+#: Height and width of the images of a batch, two of which are padded to the same size when they are alone.
+SIZES = ((100, 130), (70, 150), (128, 100), (97, 129))
+NORMALISATION = dict(mean=[120.0] * 3, std=[60.0] * 3)
 TEST = dict(nms_pre=200, min_bbox_size=0, score_thr=0.0, nms=dict(type="nms", iou_threshold=0.5), max_per_img=20)
 
 
@@ -26,7 +27,7 @@ def backbone(**options: Any) -> dict[str, Any]:
 
 def _detector(kind: str, **parts: Any) -> dict[str, Any]:
     neck = dict(type="FPN", in_channels=CHANNELS, out_channels=16, num_outs=5)
-    images = dict(type="DetDataPreprocessor", pad_size_divisor=32, pad_mask=True)
+    images = dict(type="DetDataPreprocessor", **NORMALISATION, pad_size_divisor=32, pad_mask=True)
     return dict(type=kind, data_preprocessor=images, backbone=backbone(), neck=neck, **parts)
 
 
@@ -35,7 +36,8 @@ def _dense(kind: str, **more: Any) -> dict[str, Any]:
 
 
 def retinanet() -> dict[str, Any]:
-    return _detector("RetinaNet", bbox_head=_dense("RetinaHead"), test_cfg=TEST)
+    train = Config.fromfile(REPOSITORY / "configs/_base_/models/retinanet_fpn.py").model.train_cfg
+    return _detector("RetinaNet", bbox_head=_dense("RetinaHead"), train_cfg=train, test_cfg=TEST)
 
 
 def fcos() -> dict[str, Any]:
@@ -93,7 +95,7 @@ def upernet() -> dict[str, Any]:
 
 
 def _segmentor(**parts: Any) -> dict[str, Any]:
-    images = dict(type="SegDataPreProcessor", size=(160, 160))
+    images = dict(type="SegDataPreProcessor", **NORMALISATION, size=(160, 160))
     return dict(
         type="EncoderDecoder",
         data_preprocessor=images,
