@@ -127,7 +127,7 @@ def test_norms_that_wait_for_other_processes_are_refused(monkeypatch: pytest.Mon
     batch, _ = padded()
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
-    with pytest.raises(ValueError, match="SyncBatchNorm waits for the other processes .* set norm_eval=True"):
+    with pytest.raises(ValueError, match=r"SyncBatchNorm waits for the other processes .* set norm_eval=True"):
         adapter(batch, SIZES)
     adapter.eval()(batch, SIZES)
 
