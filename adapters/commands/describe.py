@@ -132,8 +132,8 @@ def _print_backbone(name: str, args: argparse.Namespace, console: Console) -> No
     console.print(f"\n{backbone.lines}", markup=False, highlight=False, soft_wrap=True)
 
 
-def _describe_config(name: str, args: argparse.Namespace) -> tuple[Row, Any, str]:
-    """Make a config's row of a table, count its model, and say how it normalises images.
+def _describe_config(name: str, args: argparse.Namespace) -> tuple[Row, Any, str, str]:
+    """Make a config's row of a table, count its model, and say how it normalises images and treats their padding.
 
     Raises:
         ValueError: as ``load_config``, or the model cannot be built or run.
@@ -142,6 +142,7 @@ def _describe_config(name: str, args: argparse.Namespace) -> tuple[Row, Any, str
     with redirect_stdout(sys.stderr):  # mmdet and mmseg print when they are imported
         from mmengine.registry import MODELS
 
+        from adapters.openmmlab.batch_padding import describe_batch_padding
         from adapters.openmmlab.config_tree import find_owner
         from adapters.openmmlab.count_config import count_config
         from adapters.openmmlab.fit.images import images_become
@@ -155,16 +156,19 @@ def _describe_config(name: str, args: argparse.Namespace) -> tuple[Row, Any, str
         adapter = build_without_data(lambda: MODELS.build(backbone))
         assert isinstance(adapter, BackboneAdapter)
         levels = adapter.levels
+    padding = describe_batch_padding(cfg.model)
     _, images = images_become(cfg)
-    return config_row(name, cfg.model.type, levels, cost), cost, str(images or "not of three channels")
+    return config_row(name, cfg.model.type, levels, cost), cost, str(images or "not of three channels"), padding
 
 
 def _print_config(name: str, args: argparse.Namespace, console: Console) -> None:
-    row, cost, images = _describe_config(name, args)
+    row, cost, images, padding = _describe_config(name, args)
     console.print(f"[bold]{name}[/bold], {row['family']}")
     if row["channels"]:
         console.print(f"levels         channels {row['channels']}, strides {row['strides']}")
     _print_images(images, console)
+    if padding:
+        console.print(f"batch padding  {padding}")
     parts = ", ".join(f"{part} {parameters / 1e6:.2f}" for part, parameters in cost.parts)
     console.print(f"parameters     {cost.parameters / 1e6:.2f} M: {parts}")
     console.print(

@@ -18,8 +18,10 @@ from torch.nn.modules.module import register_module_module_registration_hook
 
 from adapters.base import BackboneAdapter
 from adapters.batches import Sizes, batch_sizes, check_sizes
+from adapters.openmmlab.config_tree import Node, find_owner
 
-#: The keys of mmseg's samples for the pixels of padding: left, right, top, bottom.
+#: The keys of samples for the size that images were padded to, and mmseg's for the padding: left, right, top, bottom.
+_PADDED_KEYS = ("batch_input_shape", "pad_shape")
 _PADDING_KEYS = ("img_padding_size", "padding_size")
 
 
@@ -88,6 +90,18 @@ def extend_owner(owner: nn.Module, name: str, child: nn.Module | None) -> None: 
 register_module_module_registration_hook(extend_owner)
 
 
+def describe_batch_padding(model: Node) -> str:
+    """Say what a model's config asks for, and what it costs; empty where padding is part of the image."""
+    try:
+        backbones = find_owner(model)[0]["backbone"]
+    except ValueError:
+        return ""
+    backbones = backbones if isinstance(backbones, list) else [backbones]
+    if not any(isinstance(backbone, Mapping) and backbone.get("batch_padding") for backbone in backbones):
+        return ""
+    return "exact: the backbone makes one pass for each size to which the images of a batch are padded alone"
+
+
 def _batches(inputs: Any, data_samples: Any) -> list[tuple[Tensor, Sizes]]:
     """Pair tensors of images with their sizes, also in dictionaries by name; pass over what has none."""
     if isinstance(inputs, Mapping) and isinstance(data_samples, Mapping):
@@ -97,10 +111,20 @@ def _batches(inputs: Any, data_samples: Any) -> list[tuple[Tensor, Sizes]]:
 
 
 def _read_sizes(inputs: Any, data_samples: Any) -> list[tuple[int, int]] | None:
-    if not isinstance(inputs, Tensor) or not isinstance(data_samples, Sequence):
+    """Return the sizes of a batch of images, or None for what is none: dictionaries, videos, a call without samples.
+
+    Raises:
+        ValueError: a sample does not say its size, or the sizes are not within the batch.
+    """
+    if not isinstance(inputs, Tensor) or inputs.ndim != 4 or not isinstance(data_samples, Sequence):
         return None
     shapes = [getattr(sample, "img_shape", None) for sample in data_samples]
-    return None if None in shapes else check_sizes([tuple(shape[:2]) for shape in shapes if shape], inputs)
+    if None in shapes:
+        raise ValueError(
+            "batch_padding='exact' needs img_shape in each data sample: add it to meta_keys of the pipeline's "
+            "PackDetInputs or PackSegInputs."
+        )
+    return check_sizes([tuple(shape[:2]) for shape in shapes if shape], inputs)
 
 
 def padded_size(sample: Any, size: tuple[int, int], images: Tensor, model: Any) -> tuple[int, int]:
@@ -129,10 +153,10 @@ def _samples_of_size(samples: Sequence[Any], sizes: Sizes, padded: tuple[int, in
     before = [dict(sample.metainfo) for sample in samples]
     for sample, (height, width), meta in zip(samples, sizes, before, strict=True):
         padding = (0, padded[1] - width, 0, padded[0] - height)
-        told = {"batch_input_shape": padded} | dict.fromkeys(_PADDING_KEYS, padding)
+        told = dict.fromkeys(_PADDED_KEYS, padded) | dict.fromkeys(_PADDING_KEYS, padding)
         sample.set_metainfo({key: value for key, value in told.items() if key in meta})
     try:
         yield
     finally:
         for sample, meta in zip(samples, before, strict=True):
-            sample.set_metainfo({key: meta[key] for key in ("batch_input_shape", *_PADDING_KEYS) if key in meta})
+            sample.set_metainfo({key: meta[key] for key in (*_PADDED_KEYS, *_PADDING_KEYS) if key in meta})

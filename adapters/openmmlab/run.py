@@ -16,6 +16,7 @@ from mmengine.config import Config, DictAction
 from mmengine.device import get_device
 from mmengine.registry import RUNNERS, init_default_scope
 
+from adapters.openmmlab.batch_padding import describe_batch_padding
 from adapters.openmmlab.checked_runner import CheckedRunner
 from adapters.openmmlab.checkpoint_hook import use_atomic_checkpoints
 from adapters.openmmlab.config_files import find_config
@@ -211,7 +212,8 @@ def _run(cfg: Config, notes: Sequence[str], task: str, left_out: frozenset[str])
     """
     runner = RUNNERS.build(cfg) if "runner_type" in cfg else CheckedRunner.from_cfg(cfg)
     runner.left_out = left_out
-    for note in notes:
+    padding = describe_batch_padding(cfg.model)
+    for note in [*notes, *([f"batch_padding {padding}"] if padding else [])]:
         runner.logger.info(note)
     result = getattr(runner, task)()
     if torch.distributed.is_initialized():

@@ -19,6 +19,7 @@ from mmengine.registry import MODELS, RUNNERS, STRATEGIES, init_default_scope
 from mmseg.utils import register_all_modules as register_mmseg
 
 import adapters
+from adapters.batches import batch_sizes
 from adapters.openmmlab.fit import check_fit
 from adapters.options import AdapterOptions
 
@@ -87,7 +88,7 @@ def check_config(cfg: Config) -> None:
     init_default_scope(cfg.default_scope)
     check_fit(cfg)
     model = MODELS.build(cfg.model).eval()
-    with torch.no_grad():
+    with torch.no_grad(), batch_sizes(others_are_whole=True):
         maps = model.extract_feat(torch.randn(1, cfg.model.backbone.get("in_channels", 3), 64, 96))
     assert [tuple(m.shape[-2:]) for m in maps[:3]] in ([(16, 24), (8, 12), (4, 6)], [(8, 12), (4, 6), (2, 3)])
     build_optim_wrapper(model, cfg.optim_wrapper)
