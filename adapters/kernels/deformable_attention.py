@@ -1,16 +1,14 @@
 """Multi-scale deformable attention (Deformable DETR, arXiv 2010.04159, equation 3) without a compiled operator.
 
 Each query reads a few points of each level's map, bilinearly and with zeros beyond the border, and adds them up by its
-attention weights. Every point lies between four cells, so a query's result is a weighted sum of rows of one table:
-``embedding_bag`` computes it without the samples ever being in memory. The backward pass computes the rows and weights
-anew. Both go through the queries in chunks that stay in the caches.
+attention weights. Both passes go through the queries in chunks whose samples stay in the caches, and the backward pass
+samples anew: between them, the inputs alone are kept.
 
-Where something traces, exports, counts or transforms the pass, and on devices other than CPUs and NVIDIA's, the same is
-written out with ``grid_sample``.
+Where something traces, exports, counts or transforms the pass, the same operators run without the chunks.
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -21,8 +19,8 @@ from torch.autograd.function import once_differentiable
 
 from adapters.kernels.cpu import is_eager
 
-#: Cells that the points of a chunk of queries lie between.
-CELLS_AT_ONCE = 2**18
+#: Points of one level that a chunk of queries reads, over all heads and images.
+POINTS_AT_ONCE = 2**16
 
 Size = tuple[int, int]
 
@@ -46,48 +44,39 @@ def deformable_attention(
     assert value.shape[1] == sum(height * width for height, width in sizes), (value.shape, sizes)
     dtype = value.dtype
     tensors = [x if x.dtype == torch.float64 else x.float() for x in (value, locations, weights)]
-    if not _takes_bags(value):
+    if not _is_plain(value):
         result = _sample(tensors[0], sizes, *tensors[1:])
     elif use_mmcv and value.is_cuda and (operator := _find_operator_of_mmcv()) is not None:
         result = operator(tensors[0], sizes, *tensors[1:])
     else:
-        result = _Bags.apply(tensors[0], tuple(sizes), *tensors[1:])
+        result = _Chunked.apply(tensors[0], tuple(sizes), *tensors[1:])
     return result.to(dtype)
 
 
-def _takes_bags(value: Tensor) -> bool:
-    """Tell whether the values, of any shape, are a plain tensor on a CPU or an NVIDIA GPU, in a pass of eager mode."""
-    return type(value) is Tensor and value.device.type in ("cpu", "cuda") and is_eager()
+def _is_plain(value: Tensor) -> bool:
+    """Tell whether the values, of any shape, are a plain tensor in a pass of eager mode."""
+    return type(value) is Tensor and is_eager()
 
 
 def _sample(value: Tensor, sizes: Sequence[Size], locations: Tensor, weights: Tensor) -> Tensor:
-    """Compute the attention by operators that every device and format has, from and to the same shapes."""
+    """Compute the attention at once, from and to the same shapes."""
     batch, _, heads, channels = value.shape
-    queries = locations.shape[1]
-    maps = value.split([height * width for height, width in sizes], dim=1)
-    locations, weights = (x.transpose(1, 2).flatten(0, 1) for x in (locations, weights))
     total: Tensor | None = None
-    for level, (height, width) in enumerate(sizes):
-        cells = maps[level].permute(0, 2, 3, 1).reshape(batch * heads, channels, height, width)
-        grid = locations[:, :, level] * 2 - 1
-        samples = F.grid_sample(cells, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-        some = (samples * weights[:, None, :, level]).sum(-1)
+    for cells, grid, factors in _levels(value, sizes, locations, weights):
+        some = (_grid_sample(cells, grid) * factors.unsqueeze(1)).sum(2)
         total = some if total is None else total + some
     assert total is not None, "there is at least one level"
-    return total.view(batch, heads * channels, queries).transpose(1, 2).contiguous()
+    return total.view(batch, heads * channels, locations.shape[1]).transpose(1, 2).contiguous()
 
 
-class _Bags(Function):
-    """The attention as weighted sums of rows of a table, ``(B * N * heads, d)``."""
+class _Chunked(Function):
+    """The attention in chunks of queries."""
 
     @staticmethod
     def forward(value: Tensor, sizes: tuple[Size, ...], locations: Tensor, weights: Tensor) -> Tensor:
-        table = value.reshape(-1, value.shape[-1])
         result = value.new_empty(*locations.shape[:2], value.shape[2] * value.shape[3])
         for chunk in _chunks(weights):
-            rows, factors = _rows_and_factors(value, sizes, locations[:, chunk], weights[:, chunk])
-            sums = F.embedding_bag(rows, table, per_sample_weights=factors, mode="sum")
-            result[:, chunk] = sums.view(len(value), -1, result.shape[-1])
+            result[:, chunk] = _sample(value, sizes, locations[:, chunk], weights[:, chunk])
         return result
 
     @staticmethod
@@ -99,60 +88,49 @@ class _Bags(Function):
     @once_differentiable
     def backward(context: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         value, locations, weights = context.saved_tensors
-        table = value.reshape(-1, value.shape[-1])
-        of_table = torch.zeros_like(table) if context.needs_input_grad[0] else None
+        batch, _, heads, channels = value.shape
+        points = weights.shape[-1]
         of_locations, of_weights = torch.empty_like(locations), torch.empty_like(weights)
+        of_maps = [value.new_zeros(batch * heads, channels, *size) for size in context.sizes]
         for chunk in _chunks(weights):
-            gradient = gradients[0][:, chunk].reshape(-1, table.shape[1])
-            with torch.enable_grad():
-                some = locations[:, chunk].detach().requires_grad_(), weights[:, chunk].detach().requires_grad_()
-                rows, factors = _rows_and_factors(value, context.sizes, *some)
-                sums = F.embedding_bag(rows, table, per_sample_weights=factors, mode="sum")
-            of_locations[:, chunk], of_weights[:, chunk] = torch.autograd.grad(sums, some, gradient)
-            if of_table is not None:
-                parts = factors.detach().unsqueeze(-1) * gradient.unsqueeze(1)
-                of_table.index_add_(0, rows.flatten(), parts.flatten(0, 1))
-        return None if of_table is None else of_table.view_as(value), None, of_locations, of_weights
+            gradient = gradients[0][:, chunk].transpose(1, 2).reshape(batch * heads, channels, 1, -1)
+            levels = _levels(value, context.sizes, locations[:, chunk], weights[:, chunk])
+            for level, (cells, grid, factors) in enumerate(levels):
+                with torch.enable_grad():
+                    inputs = cells.detach().requires_grad_(), grid.detach().requires_grad_()
+                    samples = _grid_sample(*inputs)
+                of_factors = (samples.detach() * gradient).sum(1)
+                of_cells, of_grid = torch.autograd.grad(samples, inputs, gradient * factors.unsqueeze(1))
+                of_maps[level] += of_cells
+                of_weights[:, chunk, :, level] = of_factors.view(batch, heads, points, -1).permute(0, 3, 1, 2)
+                of_grid = of_grid.view(batch, heads, points, -1, 2).permute(0, 3, 1, 2, 4)
+                of_locations[:, chunk, :, level] = 2 * of_grid
+        of_value = [of_map.view(batch, heads, channels, -1).permute(0, 3, 1, 2) for of_map in of_maps]
+        return torch.cat(of_value, dim=1), None, of_locations, of_weights
 
 
 def _chunks(weights: Tensor) -> list[slice]:
-    """Cut the queries of weights ``(B, Q, heads, levels, points)`` into chunks of ``CELLS_AT_ONCE``."""
-    queries = weights.shape[1]
-    length = max(1, CELLS_AT_ONCE * queries // max(1, 4 * weights.numel()))
+    """Cut the queries of weights ``(B, Q, heads, levels, points)`` into chunks of ``POINTS_AT_ONCE``."""
+    batch, queries, heads, _, points = weights.shape
+    length = max(1, POINTS_AT_ONCE // max(1, batch * heads * points))
     return [slice(first, first + length) for first in range(0, queries, length)]
 
 
-def _rows_and_factors(
+def _levels(
     value: Tensor, sizes: Sequence[Size], locations: Tensor, weights: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Find the rows of the table that each query reads, and their factors, ``(B * q * heads, levels * points * 4)``."""
-    batch, cells, heads, _ = value.shape
-    rows, factors, start = [], [], 0
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Yield a map ``(B * heads, d, h, w)``, a grid ``(B * heads, points, Q, 2)`` and weights without the 2, by level."""
+    batch, _, heads, channels = value.shape
+    maps = value.split([height * width for height, width in sizes], dim=1)
+    grids = (locations * 2 - 1).permute(3, 0, 2, 4, 1, 5).flatten(1, 2)
+    factors = weights.permute(3, 0, 2, 4, 1).flatten(1, 2)
     for level, (height, width) in enumerate(sizes):
-        column, across = _neighbours(locations[:, :, :, level, :, 0], width)
-        line, down = _neighbours(locations[:, :, :, level, :, 1], height)
-        rows.append((line.unsqueeze(-1) * width + column.unsqueeze(-2) + start).flatten(-3))
-        products = down.unsqueeze(-1) * across.unsqueeze(-2) * weights[:, :, :, level, :, None, None]
-        factors.append(products.flatten(-3))
-        start += height * width
-    image = torch.arange(batch, device=value.device).view(batch, 1, 1, 1) * (cells * heads)
-    head = torch.arange(heads, device=value.device).view(heads, 1)
-    return (torch.cat(rows, -1) * heads + image + head).flatten(0, 2), torch.cat(factors, -1).flatten(0, 2)
+        cells = maps[level].permute(0, 2, 3, 1).reshape(batch * heads, channels, height, width)
+        yield cells, grids[level], factors[level]
 
 
-def _neighbours(position: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Find the two cells of an axis around each position (0 to 1), and the part that each has, nothing beyond the ends.
-
-    Returns:
-        Cells and parts, each of the position's shape with an axis of two behind it.
-    """
-    position = position * count - 0.5
-    first = position.detach().floor()
-    part = position - first
-    cells = torch.stack((first, first + 1), -1)
-    parts = torch.stack((1 - part, part), -1) * ((cells >= 0) & (cells < count))
-    # NaN has no cell: as integers they stay in the table, and the part says NaN.
-    return cells.long().clamp(0, count - 1), parts
+def _grid_sample(cells: Tensor, grid: Tensor) -> Tensor:
+    return F.grid_sample(cells, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
 @functools.cache
