@@ -119,7 +119,7 @@ def _chunks(weights: Tensor) -> list[slice]:
 def _levels(
     value: Tensor, sizes: Sequence[Size], locations: Tensor, weights: Tensor
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Yield a map ``(B * heads, d, h, w)``, a grid ``(B * heads, points, Q, 2)`` and weights without the 2, by level."""
+    """Yield maps ``(B * heads, d, h, w)``, locations ``(B * heads, points, Q, 2)`` and weights of the levels."""
     batch, _, heads, channels = value.shape
     maps = value.split([height * width for height, width in sizes], dim=1)
     grids = (locations * 2 - 1).permute(3, 0, 2, 4, 1, 5).flatten(1, 2)
