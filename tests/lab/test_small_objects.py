@@ -50,6 +50,7 @@ def test_a_training_that_was_stopped_goes_on(tmp_path: Path, monkeypatch: pytest
         log = tmp_path / "run" / f"start_{len(resumed)}" / "vis_data" / "scalars.json"
         log.parent.mkdir(parents=True)
         log.write_text(json.dumps({"loss": len(resumed)}) + "\n")
+        (tmp_path / "run" / Path(command[2]).name).write_text("the Runner's own reading of the config")
         return subprocess.CompletedProcess(command, 0)
 
     monkeypatch.setattr(check.subprocess, "run", run)

@@ -96,7 +96,7 @@ def train(cfg: Config, work_dir: Path, resume: bool = False) -> list[dict[str, A
     Raises:
         ValueError: the training failed; the end of its output is in the message.
     """
-    path = work_dir / "config.py"
+    path = work_dir.with_name(f"{work_dir.name}.py")  # beside the folder, in which the Runner writes its own reading
     if not (resume and path.exists() and path.read_text() == cfg.pretty_text):
         shutil.rmtree(work_dir, ignore_errors=True)
     work_dir.mkdir(parents=True, exist_ok=True)
