@@ -30,10 +30,12 @@ def test_all_tools_have_starters() -> None:
         "learning_check",
         "list_recipes",
         "make_shapes",
+        "measure_batch_mates",
         "measure_coverage",
         "measure_kernels",
         "published_counts",
         "sweep",
+        "time_batch_steps",
     }
 
 

@@ -60,7 +60,7 @@ def difference(together: Sequence[Tensor], alone: Sequence[Sequence[Tensor]]) ->
 
 @torch.no_grad()
 def measure(model_name: str, sizes: Sequence[tuple[int, int]] = SIZES) -> Iterator[tuple[str, str]]:
-    """Yield the differences of a model in a padded and in an exact batch; in float64 too where float32 is too coarse."""
+    """Yield the differences of a model in a padded and an exact batch, and in float64 where float32 is too coarse."""
     torch.manual_seed(0)
     adapter = randomise(TimmAdapter(model_name), fan_in_share=0.5).eval()
     batch, images = make_batch(sizes, adapter.in_channels)
