@@ -294,4 +294,5 @@ class BackboneAdapter(Tunable):
         return self
 
     def extra_repr(self) -> str:
-        return f"{self.model_name!r}, out_indices={self.out_indices}, levels={self.levels}"
+        padding = f", batch_padding={self.batch_padding!r}" if self.batch_padding else ""
+        return f"{self.model_name!r}, out_indices={self.out_indices}, levels={self.levels}{padding}"

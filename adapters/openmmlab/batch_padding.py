@@ -46,11 +46,13 @@ class ExactBatches:
             ValueError: an ``img_shape`` is larger than the batch.
         """
 
+        sizes = _read_sizes(inputs, data_samples)
+        others_are_whole = sizes is not None or data_samples is None
+
         def run(images: Any, samples: Any) -> Any:
-            with batch_sizes(*_batches(images, samples), others_are_whole=True):
+            with batch_sizes(*_batches(images, samples), others_are_whole=others_are_whole):
                 return super(ExactBatches, self).predict(images, samples, *arguments, **options)  # type: ignore[misc]
 
-        sizes = _read_sizes(inputs, data_samples)
         if sizes is None:
             return run(inputs, data_samples)
         padded = [padded_size(sample, size, inputs, self) for sample, size in zip(data_samples, sizes, strict=True)]
@@ -65,7 +67,7 @@ class ExactBatches:
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Copy and pickle by the model's own class, since this one has no name in a module."""
-        return _new_exact, (type(self).__mro__[2],), self.__getstate__()
+        return _new_exact, (type(self).__mro__[2],), *super().__reduce_ex__(protocol)[2:]
 
 
 @functools.cache

@@ -65,6 +65,7 @@ def test_a_config_with_another_backbone(capsys: pytest.CaptureFixture) -> None:
         "64",
         "--cfg-options",
         "model.neck.out_channels=256",
+        "model.backbone.batch_padding=exact",
     ]
     assert main(arguments) == 0
     printed = capsys.readouterr().out
@@ -72,6 +73,7 @@ def test_a_config_with_another_backbone(capsys: pytest.CaptureFixture) -> None:
     assert "levels         channels [64, 128, 256, 512], strides [4, 8, 16, 32]" in printed
     assert "backbone 23.55" in printed
     assert "images         mean [123.675, 116.28, 103.53], std [58.395, 57.12, 57.375], RGB" in printed
+    assert "batch padding  exact: the backbone makes one pass for each size" in printed
 
 
 def test_a_config_for_five_channels(capsys: pytest.CaptureFixture) -> None:

@@ -17,7 +17,6 @@ COMPILED: dict[str, dict[str, Any]] = {
     "swinv2_cr": {"out_indices": (0,)},
     "vit_rope_reg": {"trunk": {**TOKENS, "depth": 2}},
     "convit": {"trunk": {**CONVIT, "depth": 2, "local_up_to_layer": 1}},
-    "convit_pyramid": {"trunk": {**CONVIT, "depth": 2, "local_up_to_layer": 1}},
     "resnet": {},
 }
 #: Of whole patches, and not.

@@ -33,6 +33,7 @@ def test_all_tools_have_starters() -> None:
         "learning_check",
         "list_recipes",
         "make_shapes",
+        "measure_batch_mates",
         "measure_coverage",
         "measure_deformable",
         "measure_kernels",
@@ -40,6 +41,7 @@ def test_all_tools_have_starters() -> None:
         "measure_low_rank",
         "published_counts",
         "sweep",
+        "time_batch_steps",
     }
 
 

@@ -170,6 +170,8 @@ def test_calls_without_sizes() -> None:
     batch = small_exact.batch(model, "mmseg", EVERYTHING)
     with torch.no_grad():
         model(batch["inputs"], mode="predict")  # mmseg, too, takes images without samples as whole
+        with pytest.raises(ValueError, match="knows no sizes of these images"):
+            small_exact.build(small_exact.retinanet(), "mmdet").predict(batch["inputs"], {"video": "samples"})
         with pytest.raises(ValueError, match="call the model of mmdet or mmseg that this is the backbone of"):
             model.extract_feat(batch["inputs"])
         with batch_sizes((batch["inputs"], small_exact.SIZES)):

@@ -9,14 +9,12 @@ from typing import Any
 from adapters.describe.tables import markdown_table
 from lab.child import ENDED
 from lab.learning.check import METRIC
+from lab.low_rank.families import TOLERANCE
 from lab.low_rank.memory import BATCH, MODEL, SIZE
 from lab.low_rank.transfer import METHODS
 
 #: The line at which the written part of the page ends.
 HEADING = "## Measured\n"
-
-#: The largest difference of merged maps, relative to their size.
-TOLERANCE = 1e-5
 
 #: Columns of a family's row after its name and model.
 COLUMNS = {"attention": "`attention`", "mlp": "`mlp`", "all": "`all`", "base": "frozen weights", "merged": "merged"}
@@ -89,6 +87,7 @@ def _families(rows: Mapping[str, Mapping[str, str]]) -> str:
             "model": f"`{row['model']}`",
             "trunk M": f"{int(row.get('parameters', 0)) / 1e6:.1f}",
             **{head: row.get(column, row.get(ENDED, "")) for column, head in COLUMNS.items()},
+            "merged": ", in float64 ".join(row[key] for key in ("merged", "merged float64") if key in row),
         }
         for name, row in rows.items()
     ]
@@ -105,7 +104,7 @@ def _families(rows: Mapping[str, Mapping[str, str]]) -> str:
 def is_right(row: Mapping[str, str]) -> bool:
     """Return whether training and merging a model did what they should."""
     trained = {row.get("gradients"), row.get("with_cp")} == {"all"} and row.get("base") == "identical"
-    return ENDED not in row and trained and float(row["merged"]) < TOLERANCE
+    return ENDED not in row and trained and float(row.get("merged float64") or row["merged"]) < TOLERANCE
 
 
 def _share(cell: str) -> float | None:
