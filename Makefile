@@ -5,8 +5,8 @@ VENV := $(ROOT)/.venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install -c $(ROOT)/requirements/constraints.txt
 READY := $(VENV)/ready
-# What is asked while code is being edited.
-QUICK := tests/test_base.py tests/test_factory.py tests/weights
+# What is asked while code is being edited; not the names of other projects, and not the two models that build slowest.
+QUICK := tests/test_base.py tests/test_factory.py tests/weights --ignore tests/weights/projects -k "not crossvit and not nest"
 
 # Threads that wait without spinning: on few cores, any other process makes spinning ones ten times slower.
 export OMP_WAIT_POLICY ?= PASSIVE

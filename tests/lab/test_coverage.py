@@ -32,7 +32,8 @@ from adapters.trunk.build import timm_module_name
 PAGE = Path(__file__).parents[2] / "docs" / "coverage.md"
 TABLE = read_json(PAGE.with_suffix(".json"))
 SIZES = [(97, 65), (250, 333)]
-#: Families of which each takes another way through the package; most others of timm's share theirs with one of these.
+#: Families of which each takes another way through the package; most others of timm's share theirs with one of these,
+#: and LeViT, PiT and CrossViT are in the zoo.
 FAMILIES = {
     "twins": "TwinsAdapter",
     "swin_transformer_v2_cr": "SwinV2CrAdapter, right beside timm at the native size alone",
@@ -47,10 +48,7 @@ FAMILIES = {
     "xception": "margins, since convolutions without padding lose cells",
     "mobilevit": "timm builds it for one size, with a switch",
     "efficientformer": "the same, right beside timm at the native size alone",
-    "levit": "tables of relative positions, right beside timm for squares alone",
     "coat": "tables of positions, recomputation of ours",
-    "crossvit": "two branches, modules of one are removed",
-    "pit": "margins of a model that timm builds for one size",
     "mlp_mixer": "a refusal",
 }
 
