@@ -132,6 +132,12 @@ def _only_sides_differ(t: Table) -> bool:
     return _is_image(t) and t.before[:2] == t.after[:2]
 
 
+def _has_square_cells(t: Table) -> bool:
+    """Tell whether the last two sides are a grid, where one of them is the same at both sizes."""
+    rows, columns = t.before[2:]
+    return abs(t.old_size[0] / rows - t.old_size[1] / columns) < 1
+
+
 #: The kinds of tables: a test, and the resampling where it holds. The first that holds decides.
 _KINDS: tuple[tuple[Callable[[Table], bool], Callable[[Table], Resampling]], ...] = (
     # BEiT, Swin: biases by the offset in a window.
@@ -145,9 +151,9 @@ _KINDS: tuple[tuple[Callable[[Table], bool], Callable[[Table], Resampling]], ...
     # CLIP's attention pooling: (tokens, C).
     (lambda t: t.key == "pos_embed" and len(t.before) == 2 and t.before[1] == t.after[1] and bool(t.grids), _tokens),
     # NesT: (1, blocks, tokens of a block, C).
-    (lambda t: _only_sides_differ(t) and t.before[2] != t.after[2] and t.before[3] == t.after[3], _tokens_of_blocks),
+    (lambda t: _only_sides_differ(t) and hasattr(t.old, "block_size"), _tokens_of_blocks),
     # PiT: (1, C, H, W).
-    (lambda t: _only_sides_differ(t) and t.before[3] != t.after[3], _channels_first),
+    (lambda t: _only_sides_differ(t) and (t.before[3] != t.after[3] or _has_square_cells(t)), _channels_first),
     # SAM's ViT, Hiera and others: (1, H, W, C).
     (lambda t: _is_image(t) and t.before[3] == t.after[3], _channels_last),
     # DeiT, CaiT, CrossViT and others: (1, prefix + N, C).

@@ -33,6 +33,17 @@ def test_absolute_positions_are_resampled_as_timm_does() -> None:
     assert old.pos_embed.grad.abs().min() > 0
 
 
+@pytest.mark.parametrize("target", [(5, 7), (7, 5), (5, 9)], ids=str)
+def test_a_plane_keeps_its_order_where_one_side_stays(target: tuple[int, int]) -> None:
+    """Channels come first in Visformer and PiT, and last in SAM's ViT."""
+    old, new = nn.Module(), nn.Module()
+    old.first, new.first = nn.Parameter(torch.randn(1, 48, 7, 7)), nn.Parameter(torch.empty(1, 48, *target))
+    old.last, new.last = nn.Parameter(torch.randn(1, 7, 7, 48)), nn.Parameter(torch.empty(1, *target, 48))
+    for key in ("first", "last"):
+        resample = resampling_of(key, key, old, new, (224, 224), (32 * target[0], 32 * target[1]))
+        assert resample(getattr(old, key)).shape == getattr(new, key).shape
+
+
 def test_axial_tables_are_resampled_linearly() -> None:
     old, new = nn.Module(), nn.Module()
     old.rel_pos_h, new.rel_pos_h = nn.Parameter(torch.randn(7, 3)), nn.Parameter(torch.empty(11, 3))

@@ -99,7 +99,8 @@ def _cells(cells: dict[str, str]) -> list[str]:
         return ["", cells[ENDED]]
     share = 100 * float(cells["padded"])
     precise = f" ({cells['exact in float64']} in float64)" if "exact in float64" in cells else ""
-    return [f"{share:.2g}%", cells["exact"] + precise]
+    exact = cells["exact"] if float(cells["exact"]) else "0"
+    return [f"{share:.0f}%" if share >= 10 else f"{share:.2g}%", exact + precise]
 
 
 def _is_exact(cells: dict[str, str]) -> bool:
