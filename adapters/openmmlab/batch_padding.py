@@ -30,12 +30,14 @@ class ExactBatches:
 
     def loss(self, inputs: Any, data_samples: Any, *arguments: Any, **options: Any) -> Any:
         """Compute the losses of images ``(B, C, H, W)``, or of several batches by name, with their sizes known."""
+        model: Any = super()
         with batch_sizes(*_batches(inputs, data_samples)):
-            return super().loss(inputs, data_samples, *arguments, **options)  # type: ignore[misc]  # the model's
+            return model.loss(inputs, data_samples, *arguments, **options)
 
     def _forward(self, inputs: Any, data_samples: Any = None, *arguments: Any, **options: Any) -> Any:
+        model: Any = super()
         with batch_sizes(*_batches(inputs, data_samples), others_are_whole=data_samples is None):
-            return super()._forward(inputs, data_samples, *arguments, **options)  # type: ignore[misc]  # the model's
+            return model._forward(inputs, data_samples, *arguments, **options)
 
     def predict(self, inputs: Any, data_samples: Any = None, *arguments: Any, **options: Any) -> Any:
         """Predict images ``(B, C, H, W)`` as each would be alone, those of equal padded size together.
@@ -45,13 +47,13 @@ class ExactBatches:
         Raises:
             ValueError: an ``img_shape`` is larger than the batch.
         """
-
+        model: Any = super()
         sizes = _read_sizes(inputs, data_samples)
         others_are_whole = sizes is not None or data_samples is None
 
         def run(images: Any, samples: Any) -> Any:
             with batch_sizes(*_batches(images, samples), others_are_whole=others_are_whole):
-                return super(ExactBatches, self).predict(images, samples, *arguments, **options)  # type: ignore[misc]
+                return model.predict(images, samples, *arguments, **options)
 
         if sizes is None:
             return run(inputs, data_samples)

@@ -38,7 +38,8 @@ def recompute_blocks(trunk: Any, enable: bool = True) -> None:
     if not ours:
         try:
             trunk.set_grad_checkpointing(enable)
-        except (AssertionError, AttributeError, NotImplementedError):  # timm's ways of refusing, one a generation
+        # Models of timm refuse in three ways, by their age: an assertion, no attribute to set, or plainly.
+        except (AssertionError, AttributeError, NotImplementedError):
             _recompute_where_timm_does_not(trunk)
             ours = _switches(trunk)
     for module in ours:
