@@ -28,7 +28,7 @@ if MODELS is not None:
     import adapters.openmmlab.batch_padding
     import adapters.openmmlab.channels
     import adapters.openmmlab.checkpoint_hook
-    import adapters.openmmlab.cpu
+    import adapters.openmmlab.cpu_training
     import adapters.openmmlab.layer_decay  # noqa: F401, all register themselves
 
 __version__ = "0.1.0"

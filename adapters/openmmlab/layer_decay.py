@@ -21,7 +21,7 @@ from adapters.base import BackboneAdapter
 from adapters.openmmlab.config_tree import drop_pretrained
 from adapters.registry import register_optim_wrapper_constructor
 from adapters.trunk.build import build_without_data
-from adapters.trunk.layers import layer_numbers, names_without_decay
+from adapters.trunk.layer_numbers import layer_numbers, names_without_decay
 
 #: Keys of ``paramwise_cfg``: ours, and those of mmengine's default constructor.
 OWN_KEYS = ("decay_rate", "print_groups")

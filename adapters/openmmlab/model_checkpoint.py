@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from adapters.openmmlab.model_fit import Fit, compare, list_parts, part_of, part_shares
+from adapters.openmmlab.checkpoint_parts import Fit, compare, list_parts, part_of, part_shares
 from adapters.openmmlab.whole_model import backbone_remedy, describe_contents
 from adapters.weights.file import StateDict
 from adapters.weights.report import some

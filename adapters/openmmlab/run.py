@@ -20,7 +20,7 @@ from adapters.openmmlab.batch_padding import describe_batch_padding
 from adapters.openmmlab.checked_runner import CheckedRunner
 from adapters.openmmlab.checkpoint_hook import use_atomic_checkpoints
 from adapters.openmmlab.config_files import find_config
-from adapters.openmmlab.cpu import choose_precision, distribute_on_cpu
+from adapters.openmmlab.cpu_training import choose_precision, distribute_on_cpu
 from adapters.openmmlab.data_check import check_dataset
 from adapters.openmmlab.evaluation import EvaluationOptions, augment_tests, set_outputs
 from adapters.openmmlab.fit import check_fit, fit_backbone

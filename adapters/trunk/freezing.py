@@ -6,7 +6,7 @@ from typing import Any
 from timm.models import group_parameters
 from torch import nn
 
-from adapters.trunk.layers import WITH_THE_LAST, WITH_THE_STEM
+from adapters.trunk.layer_numbers import WITH_THE_LAST, WITH_THE_STEM
 
 
 def trunk_parts(trunk: Any) -> list[list[str]]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from adapters.weights.checkpoint import is_plain
+from adapters.weights.key_prefixes import is_plain
 from adapters.weights.file import StateDict
 from adapters.weights.timm_pretrained import TimmCheckpointInfo
 

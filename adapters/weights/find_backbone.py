@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from adapters.weights.checkpoint import Checkpoint, are_equal, starts
+from adapters.weights.key_prefixes import Checkpoint, are_equal, starts
 from adapters.weights.file import StateDict
 
 #: Prefixes that wrappers put before a model's names.

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from torch import Tensor
 
 from adapters.trunk.factor_names import is_factor
-from adapters.weights.checkpoint import Checkpoint, strip_prefix
+from adapters.weights.key_prefixes import Checkpoint, strip_prefix
 from adapters.weights.download import fetch_contents
 from adapters.weights.factors import settle_checkpoint
 from adapters.weights.file import StateDict

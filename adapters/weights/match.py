@@ -12,7 +12,7 @@ from torch import Tensor
 
 from adapters.trunk.build import split_tag
 from adapters.trunk.factor_names import SCALING
-from adapters.weights.checkpoint import is_plain
+from adapters.weights.key_prefixes import is_plain
 from adapters.weights.file import StateDict
 from adapters.weights.formats import OBSOLETE, TRUNK
 from adapters.weights.interpret import Interpretation

@@ -13,7 +13,7 @@ from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS
 
-from adapters.openmmlab.cpu import choose_precision
+from adapters.openmmlab.cpu_training import choose_precision
 from adapters.openmmlab.fit import check_fit, fit_backbone
 from adapters.openmmlab.run import register_scope
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from adapters import BackboneAdapter
 from adapters.openmmlab.config_tree import children
-from adapters.openmmlab.cpu import choose_precision
+from adapters.openmmlab.cpu_training import choose_precision
 from adapters.openmmlab.fit import check_fit
 from adapters.openmmlab.run import register_scope
 

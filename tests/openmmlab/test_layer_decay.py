@@ -18,7 +18,7 @@ from zoo import TOKENS, TWINS, ZOO, Spec, randomise
 
 import adapters
 from adapters.openmmlab.layer_decay import TimmLayerDecayConstructor, format_groups
-from adapters.trunk.layers import layer_numbers
+from adapters.trunk.layer_numbers import layer_numbers
 
 each_spec = pytest.mark.parametrize("spec", ZOO, ids=str)
 LR, DECAY, RATE = 0.01, 0.1, 0.5

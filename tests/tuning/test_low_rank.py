@@ -12,7 +12,7 @@ from zoo import MORE, ZOO, Spec, image
 
 import adapters
 from adapters import BackboneAdapter
-from adapters.trunk.layers import layer_numbers
+from adapters.trunk.layer_numbers import layer_numbers
 from adapters.tuning.low_rank import LowRank
 
 SPECS = {spec.name: spec for spec in (*ZOO, *MORE)}

@@ -69,7 +69,7 @@ def measure_ours(
 
 def check_layer_decay(adapter: Any) -> None:
     """Require a layer of every parameter, the first of them 0, and several layers."""
-    from adapters.trunk.layers import layer_numbers
+    from adapters.trunk.layer_numbers import layer_numbers
 
     numbers, head = layer_numbers(adapter)
     names = {name for name, _ in adapter.named_parameters()}

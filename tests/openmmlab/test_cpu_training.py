@@ -7,7 +7,7 @@ from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from torch import nn
 
-from adapters.openmmlab.cpu import CpuAmpOptimWrapper, choose_precision, replace_sync_batch_norm
+from adapters.openmmlab.cpu_training import CpuAmpOptimWrapper, choose_precision, replace_sync_batch_norm
 
 
 class Doubling(nn.Module):
@@ -75,11 +75,11 @@ def test_mmcv_operators_run_in_fp32_under_autocast() -> None:
 
 
 def test_precision_is_that_of_the_device_and_of_the_config(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("adapters.openmmlab.cpu.get_device", lambda: "cpu")
+    monkeypatch.setattr("adapters.openmmlab.cpu_training.get_device", lambda: "cpu")
     cfg = Config(dict(optim_wrapper=dict(type="AmpOptimWrapper", loss_scale="dynamic", dtype="float16")))
     assert "bfloat16 on the CPU" in choose_precision(cfg, amp=False)[0]
     assert cfg.optim_wrapper == dict(type="CpuAmpOptimWrapper")
-    monkeypatch.setattr("adapters.openmmlab.cpu.get_device", lambda: "cuda")
+    monkeypatch.setattr("adapters.openmmlab.cpu_training.get_device", lambda: "cuda")
     assert choose_precision(cfg, amp=False) == []
     assert cfg.optim_wrapper == dict(type="AmpOptimWrapper", loss_scale="dynamic", dtype="bfloat16")
     plain = Config(dict(optim_wrapper=dict(type="OptimWrapper")))

@@ -9,7 +9,7 @@ import torch
 from small_checkpoints import assert_holds, below, load_twins, save, timm_model, twins
 
 import adapters
-from adapters.weights.checkpoint import Checkpoint
+from adapters.weights.key_prefixes import Checkpoint
 
 MODEL = twins().state_dict()
 OTHER = twins(seed=4).state_dict()

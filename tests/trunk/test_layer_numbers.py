@@ -7,7 +7,7 @@ from timm.optim import param_groups_layer_decay
 from zoo import TOKENS, TWINS
 
 import adapters
-from adapters.trunk.layers import layer_numbers, trunk_layers
+from adapters.trunk.layer_numbers import layer_numbers, trunk_layers
 
 RATE = 0.5
 
