@@ -1,4 +1,9 @@
-"""The checks and pads of an image before the trunk runs, and the crop of its maps."""
+"""The checks and pads of an image before the trunk runs, and the crop of its maps.
+
+By how much is the family's affair: ``pad_multiple`` and ``pad_margins`` of the adapter, which
+:mod:`adapters.any_size.padding_search` finds for models without a family. ``adapters.batches`` pads in batches of
+several sizes.
+"""
 
 import torch
 import torch.nn.functional as F

@@ -1,5 +1,7 @@
 """Registration with mmengine's root registries, asked for here alone and optional.
 
+The families among which ``TimmAdapter`` chooses are listed in :mod:`adapters.factory`.
+
 mmdet's and mmseg's registries are children of mmengine's root, so a class registered on the root is visible from both
 scopes. Without mmengine the adapters work from Python, and only configs do not.
 """

@@ -32,7 +32,7 @@ class Spec:
         model_name: timm's.
         options: keyword arguments of the adapter, the shrunken trunk among them.
         family: the class that must serve it.
-        compares: timm, built for an image's size, computes the same (``tests/test_numerics.py``).
+        compares: timm, built for an image's size, computes the same (``tests/families/test_numerics.py``).
     """
 
     name: str

@@ -1,6 +1,9 @@
 """Positional tables at another image size, resampled as the authors of each kind do when they change the size.
 
 A resampling is differentiable and takes the table itself, so that training at any size trains the one table.
+
+These are the tables of models that timm builds for one size. A checkpoint's tables are resampled when it is loaded, in
+:mod:`adapters.weights.resize`; ConViT's and ViTs', whose trunks take any size, in the family's pass or timm's.
 """
 
 import math

@@ -1,14 +1,14 @@
 """Multi-scale deformable attention (Deformable DETR, arXiv 2010.04159, equation 3) without a compiled operator.
 
 Each query reads a few points of each level's map, bilinearly and with zeros beyond the border, and adds them up by its
-attention weights. Both passes go through the queries in chunks whose samples stay in the caches, and the backward pass
+attention weights. Both passes go through heads and queries in chunks whose samples stay in the caches, and the backward pass
 samples anew: between them, the inputs alone are kept.
 
 Where something traces, exports, counts or transforms the pass, the same operators run without the chunks.
 """
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -60,24 +60,31 @@ def _is_plain(value: Tensor) -> bool:
 
 def _sample(value: Tensor, sizes: Sequence[Size], locations: Tensor, weights: Tensor) -> Tensor:
     """Compute the attention at once, from and to the same shapes."""
-    batch, _, heads, channels = value.shape
+    return _read(_maps(value, sizes), locations, weights).flatten(2)
+
+
+def _read(maps: Sequence[Tensor], locations: Tensor, weights: Tensor) -> Tensor:
+    """Read maps ``(B * heads, d, h, w)`` of all levels at the locations; return the sums ``(B, Q, heads, d)``."""
+    batch, queries, heads = weights.shape[:3]
     total: Tensor | None = None
-    for cells, grid, factors in _levels(value, sizes, locations, weights):
+    for cells, grid, factors in zip(maps, *_points(locations, weights), strict=True):
         some = (_grid_sample(cells, grid) * factors.unsqueeze(1)).sum(2)
         total = some if total is None else total + some
     assert total is not None, "there is at least one level"
-    return total.view(batch, heads * channels, locations.shape[1]).transpose(1, 2).contiguous()
+    return total.view(batch, heads, total.shape[1], queries).permute(0, 3, 1, 2)
 
 
 class _Chunked(Function):
-    """The attention in chunks of queries."""
+    """The attention in groups of heads and chunks of queries."""
 
     @staticmethod
     def forward(value: Tensor, sizes: tuple[Size, ...], locations: Tensor, weights: Tensor) -> Tensor:
-        result = value.new_empty(*locations.shape[:2], value.shape[2] * value.shape[3])
-        for chunk in _chunks(weights):
-            result[:, chunk] = _sample(value, sizes, locations[:, chunk], weights[:, chunk])
-        return result
+        result = value.new_empty(*weights.shape[:3], value.shape[3])
+        for group in _groups(weights):
+            maps = _maps(value[:, :, group], sizes)
+            for chunk in _chunks(weights[:, :, group]):
+                result[:, chunk, group] = _read(maps, locations[:, chunk, group], weights[:, chunk, group])
+        return result.flatten(2)
 
     @staticmethod
     def setup_context(context: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG004
@@ -88,25 +95,54 @@ class _Chunked(Function):
     @once_differentiable
     def backward(context: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         value, locations, weights = context.saved_tensors
-        batch, _, heads, channels = value.shape
-        points = weights.shape[-1]
-        of_locations, of_weights = torch.empty_like(locations), torch.empty_like(weights)
-        of_maps = [value.new_zeros(batch * heads, channels, *size) for size in context.sizes]
-        for chunk in _chunks(weights):
-            gradient = gradients[0][:, chunk].transpose(1, 2).reshape(batch * heads, channels, 1, -1)
-            levels = _levels(value, context.sizes, locations[:, chunk], weights[:, chunk])
-            for level, (cells, grid, factors) in enumerate(levels):
-                with torch.enable_grad():
-                    inputs = cells.detach().requires_grad_(), grid.detach().requires_grad_()
-                    samples = _grid_sample(*inputs)
-                of_factors = (samples.detach() * gradient).sum(1)
-                of_cells, of_grid = torch.autograd.grad(samples, inputs, gradient * factors.unsqueeze(1))
-                of_maps[level] += of_cells
-                of_weights[:, chunk, :, level] = of_factors.view(batch, heads, points, -1).permute(0, 3, 1, 2)
-                of_grid = of_grid.view(batch, heads, points, -1, 2).permute(0, 3, 1, 2, 4)
-                of_locations[:, chunk, :, level] = 2 * of_grid
-        of_value = [of_map.view(batch, heads, channels, -1).permute(0, 3, 1, 2) for of_map in of_maps]
-        return torch.cat(of_value, dim=1), None, of_locations, of_weights
+        of_sums = gradients[0].view(*weights.shape[:3], value.shape[3])
+        of_value, of_locations, of_weights = (torch.empty_like(x) for x in (value, locations, weights))
+        for group in _groups(weights):
+            maps = _maps(value[:, :, group], context.sizes)
+            of_maps = [torch.zeros_like(cells) for cells in maps]
+            for chunk in _chunks(weights[:, :, group]):
+                of_locations[:, chunk, group], of_weights[:, chunk, group] = _add_gradients(
+                    maps, locations[:, chunk, group], weights[:, chunk, group], of_sums[:, chunk, group], of_maps
+                )
+            batch = len(value)
+            cells_first = [of_map.unflatten(0, (batch, -1)).flatten(3).permute(0, 3, 1, 2) for of_map in of_maps]
+            of_value[:, :, group] = torch.cat(cells_first, dim=1)
+        return of_value, None, of_locations, of_weights
+
+
+def _add_gradients(
+    maps: Sequence[Tensor], locations: Tensor, weights: Tensor, of_sums: Tensor, of_maps: Sequence[Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Add the gradients of maps ``(B * heads, d, h, w)``; return those of the locations and of the weights.
+
+    Args:
+        maps, locations, weights: what was read, as :func:`_read` takes them.
+        of_sums: the gradient of what it returned, ``(B, Q, heads, d)``.
+        of_maps: gradients like the maps, changed in place.
+    """
+    batch, queries, heads, _, points = weights.shape
+    gradient = of_sums.permute(0, 2, 3, 1).reshape(batch * heads, -1, 1, queries)
+    of_locations, of_weights = [], []
+    for cells, grid, factors, of_map in zip(maps, *_points(locations, weights), of_maps, strict=True):
+        with torch.enable_grad():
+            inputs = cells.detach().requires_grad_(), grid.detach().requires_grad_()
+            samples = _grid_sample(*inputs)
+        of_factors = (samples.detach() * gradient).sum(1)
+        of_cells, of_grid = torch.autograd.grad(samples, inputs, gradient * factors.unsqueeze(1))
+        of_map += of_cells
+        of_weights.append(of_factors.view(batch, heads, points, queries).permute(0, 3, 1, 2))
+        of_locations.append(2 * of_grid.view(batch, heads, points, queries, 2).permute(0, 3, 1, 2, 4))
+    return torch.stack(of_locations, dim=3), torch.stack(of_weights, dim=3)
+
+
+def _groups(weights: Tensor) -> list[slice]:
+    """Cut the heads of weights ``(B, Q, heads, levels, points)`` into groups: torch reads one map in each thread.
+
+    The fewer heads at once, the longer are their chunks of queries, each of which adds to the gradient of whole maps.
+    """
+    heads = weights.shape[2]
+    some = -(-torch.get_num_threads() // len(weights)) if weights.device.type == "cpu" and len(weights) else heads
+    return [slice(first, first + some) for first in range(0, heads, some)]
 
 
 def _chunks(weights: Tensor) -> list[slice]:
@@ -116,17 +152,16 @@ def _chunks(weights: Tensor) -> list[slice]:
     return [slice(first, first + length) for first in range(0, queries, length)]
 
 
-def _levels(
-    value: Tensor, sizes: Sequence[Size], locations: Tensor, weights: Tensor
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Yield maps ``(B * heads, d, h, w)``, locations ``(B * heads, points, Q, 2)`` and weights of the levels."""
-    batch, _, heads, channels = value.shape
-    maps = value.split([height * width for height, width in sizes], dim=1)
+def _maps(value: Tensor, sizes: Sequence[Size]) -> list[Tensor]:
+    """Cut values ``(B, N, heads, d)`` into maps ``(B * heads, d, h, w)``, one for each level."""
+    levels = value.permute(0, 2, 3, 1).flatten(0, 1).split([height * width for height, width in sizes], dim=2)
+    return [cells.unflatten(2, size).contiguous() for cells, size in zip(levels, sizes, strict=True)]
+
+
+def _points(locations: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the locations ``(levels, B * heads, points, Q, 2)``, -1 to 1, and weights ``(levels, B * heads, points, Q)``."""
     grids = (locations * 2 - 1).permute(3, 0, 2, 4, 1, 5).flatten(1, 2)
-    factors = weights.permute(3, 0, 2, 4, 1).flatten(1, 2)
-    for level, (height, width) in enumerate(sizes):
-        cells = maps[level].permute(0, 2, 3, 1).reshape(batch * heads, channels, height, width)
-        yield cells, grids[level], factors[level]
+    return grids, weights.permute(3, 0, 2, 4, 1).flatten(1, 2)
 
 
 def _grid_sample(cells: Tensor, grid: Tensor) -> Tensor:

@@ -1,4 +1,7 @@
-"""Removal of the parts of a trunk that have no share in its maps."""
+"""Removal of the parts of a trunk that have no share in its maps, for models without a family.
+
+The families' trunks are pruned by timm's own method, in ``BackboneAdapter.adapt_trunk``.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field

@@ -1,5 +1,8 @@
 """Gradient checkpointing of timm's trunks, where timm refuses it too: activations are recomputed in the backward pass.
 
+Twins, ViT and ConViT, which call their blocks themselves, recompute in ``BackboneAdapter.run_block``, and pyramids in
+their own passes.
+
 "Checkpoint" means a file of weights in this package; recomputation is called so only where torch and timm do.
 """
 

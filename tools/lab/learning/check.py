@@ -24,6 +24,7 @@ from lab.shapes import ShapesSettings, make_dataset
 REPOSITORY = Path(__file__).resolve().parents[3]
 RECIPE = REPOSITORY / "configs" / "segmentation" / "fpn_swinv2-cr-tiny_demo_shapes.py"
 TRAIN = REPOSITORY / "tools" / "train.py"
+TEST = REPOSITORY / "tools" / "test.py"
 METRIC = "mIoU"
 
 Result = dict[str, Any]
@@ -99,21 +100,43 @@ def train(cfg: Config, work_dir: Path, resume: bool = False) -> list[dict[str, A
     path = work_dir.with_name(f"{work_dir.name}.py")  # beside the folder, in which the Runner writes its own reading
     if not (resume and path.exists() and path.read_text() == cfg.pretty_text):
         shutil.rmtree(work_dir, ignore_errors=True)
+    _run(TRAIN, cfg, work_dir, *(["--resume"] if resume else []))
+    logs = sorted(work_dir.glob("*/vis_data/scalars.json"))
+    return [json.loads(line) for log in logs for line in log.read_text().splitlines()]
+
+
+def evaluate(cfg: Config, checkpoint: Path, work_dir: Path) -> dict[str, Any]:
+    """Evaluate a checkpoint on a config's test split in a fresh process; return the metrics.
+
+    Args:
+        cfg: the config.
+        checkpoint: of its model.
+        work_dir: emptied.
+
+    Raises:
+        ValueError: the evaluation failed; the end of its output is in the message.
+    """
+    shutil.rmtree(work_dir, ignore_errors=True)
+    _run(TEST, cfg, work_dir, str(checkpoint))
+    (log,) = work_dir.glob("*/*.json")
+    metrics: dict[str, Any] = json.loads(log.read_text())
+    return metrics
+
+
+def _run(tool: Path, cfg: Config, work_dir: Path, *arguments: str) -> None:
     work_dir.mkdir(parents=True, exist_ok=True)
+    path = work_dir.with_name(f"{work_dir.name}.py")
     cfg.dump(path)
-    environment = dict(os.environ, OMP_WAIT_POLICY="PASSIVE")
     run = subprocess.run(
-        [sys.executable, str(TRAIN), str(path), "--work-dir", str(work_dir), *(["--resume"] if resume else [])],
+        [sys.executable, str(tool), str(path), *arguments, "--work-dir", str(work_dir)],
         cwd=REPOSITORY,
-        env=environment,
+        env=dict(os.environ, OMP_WAIT_POLICY="PASSIVE"),
         capture_output=True,
         text=True,
         check=False,
     )
     if run.returncode != 0:
-        raise ValueError(f"training failed in {work_dir}:\n{(run.stderr or run.stdout)[-2000:]}")
-    logs = sorted(work_dir.glob("*/vis_data/scalars.json"))
-    return [json.loads(line) for log in logs for line in log.read_text().splitlines()]
+        raise ValueError(f"tools/{tool.name} failed in {work_dir}:\n{(run.stderr or run.stdout)[-2000:]}")
 
 
 def count_backbone(backbone: Mapping[str, Any]) -> int:

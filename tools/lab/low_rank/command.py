@@ -101,7 +101,7 @@ def measure_transfer(table: Table, args: argparse.Namespace, save: Callable[[], 
             runs[f"{method} {seed}"] = transfer.tuning_config(method, budget, data, seed, weights[seed])
     for name, cfg in runs.items():
         if name not in results and save():
-            results[name] = transfer.train(cfg, args.out / name)
+            results[name] = transfer.run(cfg, args.out / name)
             print(name, results[name], flush=True)
     for method in transfer.METHODS:
         if all(f"{one} {seed}" in results for one in (method, "full") for seed in range(args.seeds)):

@@ -4,11 +4,6 @@ Semantic FPN on a small Twins. Each training is a run of ``tools/train.py``. Pix
 ignored, so that no half hears of the other.
 """
 
-import json
-import os
-import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +15,7 @@ from mmengine.config import Config
 from PIL import Image
 
 from lab.learning.cases import DEPTHS, HEADS, WIDTHS
-from lab.learning.check import METRIC, RECIPE, REPOSITORY, TRAIN
+from lab.learning.check import METRIC, RECIPE, train
 from lab.shapes import CLASSES, ShapesSettings, make_dataset
 
 #: Labels of the two halves in the drawn label maps, where 0 is the background; and mmseg's label of ignored pixels.
@@ -103,25 +98,10 @@ def tuning_config(method: str, budget: Budget, data: Path, seed: int, weights: P
     return cfg
 
 
-def train(cfg: Config, work_dir: Path) -> dict[str, Any]:
-    """Run a training in a process of its own; return its mIoU, its seconds and how much of the model trains.
-
-    Raises:
-        ValueError: it failed; the end of its output is in the message.
-    """
-    shutil.rmtree(work_dir, ignore_errors=True)
-    work_dir.mkdir(parents=True)
-    path = work_dir / "config.py"
-    cfg.dump(path)
+def run(cfg: Config, work_dir: Path) -> dict[str, Any]:
+    """Run a training in a process of its own; return its mIoU and its seconds."""
     start = time.monotonic()
-    command = [sys.executable, str(TRAIN), str(path), "--work-dir", str(work_dir)]
-    environment = dict(os.environ, OMP_WAIT_POLICY="PASSIVE")
-    run = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
-    if run.returncode != 0:
-        raise ValueError(f"training in {work_dir} failed:\n{(run.stderr or run.stdout)[-2000:]}")
-    (log,) = work_dir.glob("*/vis_data/scalars.json")
-    records = [json.loads(line) for line in log.read_text().splitlines()]
-    (score,) = [record[METRIC] for record in records if METRIC in record]
+    (score,) = [record[METRIC] for record in train(cfg, work_dir) if METRIC in record]
     return {METRIC: score, "seconds": round(time.monotonic() - start)}
 
 
