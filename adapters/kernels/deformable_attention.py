@@ -2,7 +2,7 @@
 
 Each query reads a few points of each level's map, bilinearly and with zeros beyond the border, and adds them up by its
 attention weights. Both passes go through heads and queries in chunks whose samples stay in the caches, and the backward pass
-samples anew: between them, the inputs alone are kept.
+samples again: between the two, the inputs alone are kept.
 
 Where something traces, exports, counts or transforms the pass, the same operators run without the chunks.
 """
@@ -159,7 +159,7 @@ def _maps(value: Tensor, sizes: Sequence[Size]) -> list[Tensor]:
 
 
 def _points(locations: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the locations ``(levels, B * heads, points, Q, 2)``, -1 to 1, and weights ``(levels, B * heads, points, Q)``."""
+    """Return locations ``(levels, B * heads, points, Q, 2)``, -1 to 1, and weights of the same shape but the last."""
     grids = (locations * 2 - 1).permute(3, 0, 2, 4, 1, 5).flatten(1, 2)
     return grids, weights.permute(3, 0, 2, 4, 1).flatten(1, 2)
 

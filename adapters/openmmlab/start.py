@@ -6,9 +6,9 @@ from pathlib import Path
 from mmengine.config import Config
 
 from adapters.openmmlab.checkpoint_hook import latest_checkpoint
+from adapters.openmmlab.checkpoint_parts import Fit, build_model
 from adapters.openmmlab.config_tree import drop_pretrained, place_of_backbone
 from adapters.openmmlab.model_checkpoint import check_partial, check_whole
-from adapters.openmmlab.checkpoint_parts import Fit, build_model
 from adapters.openmmlab.peft_folders import settle_for
 from adapters.openmmlab.whole_model import read_as_mmengine, read_model, read_run
 from adapters.trunk.factor_names import is_factor

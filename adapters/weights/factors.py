@@ -7,8 +7,8 @@ from adapters.tuning.folder import to_peft
 from adapters.tuning.library import ADAPTER, make_config
 from adapters.tuning.merging import merge
 from adapters.tuning.options import LowRankOptions
-from adapters.weights.key_prefixes import Checkpoint, strip_prefix
 from adapters.weights.file import StateDict
+from adapters.weights.key_prefixes import Checkpoint, strip_prefix
 from adapters.weights.target import OwnPart
 
 #: The factors of an adapter with ``peft=...``.

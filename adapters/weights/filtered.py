@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from adapters.weights.key_prefixes import is_plain
 from adapters.weights.file import StateDict
+from adapters.weights.key_prefixes import is_plain
 from adapters.weights.timm_pretrained import TimmCheckpointInfo
 
 #: Names of tables that are resampled to another size.

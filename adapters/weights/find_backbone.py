@@ -3,8 +3,8 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from adapters.weights.key_prefixes import Checkpoint, are_equal, starts
 from adapters.weights.file import StateDict
+from adapters.weights.key_prefixes import Checkpoint, are_equal, starts
 
 #: Prefixes that wrappers put before a model's names.
 _WRAPPERS = ("_orig_mod.", "module.", "model.", "backbone.", "encoder.", "trunk.")

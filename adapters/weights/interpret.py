@@ -6,13 +6,13 @@ from dataclasses import dataclass, field, replace
 from torch import Tensor
 
 from adapters.trunk.factor_names import is_factor
-from adapters.weights.key_prefixes import Checkpoint, strip_prefix
 from adapters.weights.download import fetch_contents
 from adapters.weights.factors import settle_checkpoint
 from adapters.weights.file import StateDict
 from adapters.weights.filtered import Filtered, run_filter
 from adapters.weights.find_backbone import Candidate, choose, find_candidates, second_choices
 from adapters.weights.formats import ADAPTERS, LEFT_OUT, TIMM, TRUNK, Format
+from adapters.weights.key_prefixes import Checkpoint, strip_prefix
 from adapters.weights.known_names import KnownNames, known_names
 from adapters.weights.report import Row, some
 from adapters.weights.source import Source

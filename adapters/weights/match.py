@@ -12,10 +12,10 @@ from torch import Tensor
 
 from adapters.trunk.build import split_tag
 from adapters.trunk.factor_names import SCALING
-from adapters.weights.key_prefixes import is_plain
 from adapters.weights.file import StateDict
 from adapters.weights.formats import OBSOLETE, TRUNK
 from adapters.weights.interpret import Interpretation
+from adapters.weights.key_prefixes import is_plain
 from adapters.weights.leftovers import COMPUTED_BUFFERS, heads_by_shape, is_unmerged, reason_to_leave
 from adapters.weights.report import ROWS, Report, Row
 from adapters.weights.resize import resize, resize_hint

@@ -1,7 +1,7 @@
 """The convert command: every format to every other, the report, and errors in one line."""
 
 import itertools
-import subprocess
+import runpy
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -162,13 +162,18 @@ def test_a_prefix_chooses(tmp_path: Path, run) -> None:
     assert_same(tensors(tmp_path / "b.pth"), below(depth, "trunk."))
 
 
-def test_errors_of_the_command_are_one_line_and_leave_no_file(tmp_path: Path) -> None:
+def test_errors_of_the_command_are_one_line_and_leave_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "a.pth").write_text("<html></html>")
-    command = [sys.executable, str(TOOL), str(tmp_path / "a.pth"), str(tmp_path / "b.pth"), "--to", "mmseg"]
-    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
-    assert result.returncode == 1
-    assert "is a web page, not a checkpoint" in result.stderr
-    assert "Traceback" not in result.stderr
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [str(TOOL), "a.pth", "b.pth", "--to", "mmseg"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(TOOL), run_name="__main__")
+    assert ended.value.code == 1
+    (message,) = capsys.readouterr().err.splitlines()
+    assert message.startswith("error: ")
+    assert "is a web page, not a checkpoint" in message
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.pth"]
 
 

@@ -4,15 +4,17 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from adapters.commands import errors
 from adapters.commands.errors import LAUNCHERS, one_line_errors
 
-#: A process that a destructor of C++ would end with SIGABRT.
+#: A process that a destructor of C++ would end with SIGABRT. It imports the module alone, which takes no time.
 CODE = """
 import atexit, ctypes
-from adapters.commands.errors import end_launched_process
+from errors import end_launched_process
 libc = ctypes.CDLL(None)
 getattr(libc, "__cxa_atexit")(libc.abort, None, None)
 atexit.register(print, "python's own end")
@@ -25,6 +27,7 @@ end_launched_process()
 def test_a_launched_process_ends_before_the_destructors_of_its_libraries(launcher: str | None) -> None:
     environment = {key: value for key, value in os.environ.items() if key not in LAUNCHERS}
     environment |= {launcher: "0"} if launcher else {}
+    environment["PYTHONPATH"] = str(Path(errors.__file__).parent)
     result = subprocess.run(
         [sys.executable, "-c", CODE], capture_output=True, text=True, timeout=100, env=environment, check=False
     )

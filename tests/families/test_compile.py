@@ -23,6 +23,11 @@ COMPILED: dict[str, dict[str, Any]] = {
 SIZES = ((64, 96), (128, 160), (106, 217), (96, 224))
 
 
+def build(name: str, **more: Any) -> adapters.BackboneAdapter:
+    spec = next(spec for spec in ZOO if spec.name == name)
+    return randomise(adapters.TimmAdapter(spec.model_name, **{**spec.options, **COMPILED[name], **more})).eval()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", COMPILED)
 @torch.no_grad()
@@ -30,8 +35,7 @@ def test_few_graphs_give_the_maps_of_every_size(name: str) -> None:
     """One for whole patches, one for the size that is padded. Lowering them and generating code is torch's own."""
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
-    spec = next(spec for spec in ZOO if spec.name == name)
-    adapter = randomise(adapters.TimmAdapter(spec.model_name, **{**spec.options, **COMPILED[name]})).eval()
+    adapter = build(name)
     compiled = torch.compile(adapter, dynamic=True, backend="eager")
     for height, width in SIZES:
         x = image(height, width)
@@ -45,7 +49,7 @@ def test_few_graphs_give_the_maps_of_every_size(name: str) -> None:
 def test_gradients_through_compiled_windows_equal_eager_ones(name: str) -> None:
     """Cutting into windows has a derivative of its own where it is compiled."""
     torch._dynamo.reset()
-    adapter = next(spec for spec in ZOO if spec.name == name).build(out_indices=(0,))
+    adapter = build(name, out_indices=(0,))
     compiled = torch.compile(adapter, dynamic=True, backend="aot_eager")
     gradients = []
     for model in (adapter, compiled):

@@ -31,12 +31,11 @@ from adapters.trunk.build import timm_module_name
 
 PAGE = Path(__file__).parents[2] / "docs" / "coverage.md"
 TABLE = read_json(PAGE.with_suffix(".json"))
-SIZES = [(97, 65), (250, 333)]
+SIZES = [(97, 65)]
 #: Families of which each takes another way through the package; most others of timm's share theirs with one of these,
-#: and LeViT, PiT and CrossViT are in the zoo.
+#: and LeViT, PiT, CrossViT and SwinV2-CR are in the zoo.
 FAMILIES = {
     "twins": "TwinsAdapter",
-    "swin_transformer_v2_cr": "SwinV2CrAdapter, right beside timm at the native size alone",
     "vision_transformer": "VisionTransformerAdapter, a pyramid over one stride",
     "convit": "ConViTAdapter, right beside timm for squares alone",
     "tiny_vit": "the generic adapter of a model that takes any size, as 40 families are",

@@ -29,6 +29,7 @@ def test_all_tools_have_starters() -> None:
         "check_frameworks",
         "check_priors",
         "demo",
+        "learn_batch_padding",
         "learn_small_objects",
         "learning_check",
         "list_recipes",

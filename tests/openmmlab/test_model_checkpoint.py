@@ -8,8 +8,8 @@ from mmengine.config import Config
 from small_detectors import build, ready, resnet_segmentor, retinanet, two_stage
 from torch import Tensor
 
-from adapters.openmmlab.model_checkpoint import check_partial, check_whole
 from adapters.openmmlab.checkpoint_parts import build_model
+from adapters.openmmlab.model_checkpoint import check_partial, check_whole
 
 
 def state_of(cfg: Config) -> dict[str, Tensor]:

@@ -1,8 +1,8 @@
-"""Train a detector and a segmentor on images of many sizes with padded and with exact batches, and score each by ones and fours.
+"""Train on images of many sizes with padded and with exact batches, and score each with batches of one and of four.
 
-RetinaNet and Semantic FPN on a small Twins-SVT, from random weights, on generated shapes whose images differ in size and
-shape; the same steps and seeds for both. Each checkpoint is then scored with one image in a batch and with four: with
-exact batches the two scores are the same. Finished runs are kept; one takes about two minutes on two quiet cores.
+RetinaNet and Semantic FPN on a small Twins-SVT, from random weights, on generated shapes whose images differ in size
+and shape; the same steps and seeds for both. Each checkpoint is then scored with one image in a batch and with four:
+with exact batches the two scores are the same. Finished runs are kept; one takes about two minutes on two quiet cores.
 
     python tools/learn_batch_padding.py
     python tools/learn_batch_padding.py --tasks detection --seeds 0 --stop-after 300
