@@ -1,8 +1,8 @@
 """Multi-scale deformable attention (Deformable DETR, arXiv 2010.04159, equation 3) without a compiled operator.
 
 Each query reads a few points of each level's map, bilinearly and with zeros beyond the border, and adds them up by its
-attention weights. Both passes go through heads and queries in chunks whose samples stay in the caches, and the backward pass
-samples again: between the two, the inputs alone are kept.
+attention weights. Both passes go through heads and queries in chunks whose samples stay in the caches, and the second
+one samples again: between them, the inputs alone are kept.
 
 Where something traces, exports, counts or transforms the pass, the same operators run without the chunks.
 """
