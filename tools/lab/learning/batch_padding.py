@@ -52,9 +52,9 @@ class Budget:
         sides: the least and the greatest side of an image, in pixels.
     """
 
-    iterations: int = 400
+    iterations: int = 300
     lr: float = 4e-4
-    images: tuple[int, int] = (400, 80)
+    images: tuple[int, int] = (300, 80)
     sides: tuple[int, int] = (80, 208)
 
 
