@@ -67,6 +67,29 @@ class ExactBatches:
                 results.update(zip(indices, run(images[:, :, :height, :width], samples), strict=True))
         return [results[index] for index in range(len(inputs))]
 
+    def val_step(self, data: Any) -> list[Any]:
+        """Predict a batch of a data loader, whose images may be of several sizes in mmseg, too."""
+        model: Any = super()
+        return self._step(model.val_step, data)
+
+    def test_step(self, data: Any) -> list[Any]:
+        """Predict a batch of a data loader, whose images may be of several sizes in mmseg, too."""
+        model: Any = super()
+        return self._step(model.test_step, data)
+
+    def _step(self, step: Any, data: Any) -> list[Any]:
+        """Take a step for each size of images, where mmseg's preprocessor refuses to put several into a batch."""
+        images = data.get("inputs") if isinstance(data, Mapping) else None
+        pads = not hasattr(getattr(self, "data_preprocessor", None), "test_cfg")  # mmdet's does, mmseg's does not
+        if pads or not isinstance(images, Sequence) or len({image.shape for image in images}) <= 1:
+            return step(data)
+        results: dict[int, Any] = {}
+        for shape in dict.fromkeys(image.shape for image in images):
+            indices = [index for index, image in enumerate(images) if image.shape == shape]
+            group = {key: [values[index] for index in indices] for key, values in data.items()}
+            results.update(zip(indices, step(group), strict=True))
+        return [results[index] for index in range(len(images))]
+
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Copy and pickle by the model's own class, since this one has no name in a module."""
         return _new_exact, (type(self).__mro__[2],), *super().__reduce_ex__(protocol)[2:]

@@ -2,7 +2,7 @@
 
 import copy
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -12,6 +12,7 @@ import torch
 from mmengine.config import Config
 from mmengine.model import ExponentialMovingAverage
 from mmengine.structures import InstanceData, PixelData
+from mmseg.structures import SegDataSample
 from references import relative_error
 from torch import Tensor, nn
 
@@ -141,6 +142,24 @@ def test_windows_of_a_sliding_inference_are_images_of_their_own() -> None:
         assert set(seen) == {(64, 64)}
         (alone,) = model(**small_exact.batch(model, "mmseg", [1]), mode="predict")
     assert relative_error(together[1].seg_logits.data, alone.seg_logits.data) < 1e-4
+
+
+@pytest.mark.parametrize("step", ["val_step", "test_step"])
+def test_a_loaders_batch_of_mmseg_may_have_several_sizes(step: str) -> None:
+    """Whose preprocessor refuses them otherwise, since it pads no test images of different sizes."""
+    model = small_exact.build(small_exact.semantic_fpn(), "mmseg")
+    seen = seen_sizes(model)
+
+    def run(indices: Sequence[int]) -> list[Any]:
+        images = [small_exact.images()[index] for index in indices]
+        samples = [SegDataSample(metainfo=dict(img_shape=x.shape[-2:], ori_shape=x.shape[-2:])) for x in images]
+        with torch.no_grad():
+            return getattr(model, step)(dict(inputs=images, data_samples=samples))
+
+    together = run([0, 1, 0, 2])
+    assert len(seen) == 3
+    for index, one in zip([0, 1, 0, 2], together, strict=True):
+        torch.testing.assert_close(one.seg_logits.data, run([index])[0].seg_logits.data, rtol=1e-4, atol=1e-5)
 
 
 def test_an_averaged_copy_and_a_pickled_one_know_too() -> None:

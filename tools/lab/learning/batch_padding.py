@@ -99,6 +99,8 @@ def run_case(task: str, case: str, budget: Budget, seed: int, out: Path, data_ro
     train(cfg, work_dir)
     scores = {}
     for size in BATCHES:
+        if size > 1 and task == "segmentation" and case == "padded":
+            continue  # mmseg's preprocessor refuses images of several sizes there
         cfg.test_dataloader.batch_size = size
         found = evaluate(cfg, work_dir / f"iter_{budget.iterations}.pth", out / f"{work_dir.name}_by_{size}")
         scores[str(size)] = round(scale * found[metric], 3)
@@ -112,18 +114,22 @@ def rows(results: Mapping[str, Mapping[str, float]]) -> list[dict[str, Any]]:
         for case in CASES:
             scores = [held for key, held in results.items() if key.startswith(f"{task} {case} seed ")]
             if scores:
-                one, four = ([score[str(size)] for score in scores] for size in BATCHES)
+                one, four = ([score[str(size)] for score in scores if str(size) in score] for size in BATCHES)
                 table.append(
                     {
                         "task": task,
                         "batches": case,
                         f"{TASKS[task][1].rpartition('_')[2]}, one by one": " ".join(f"{score:.1f}" for score in one),
                         "mean": round(statistics.mean(one), 2),
-                        "by fours": round(statistics.mean(four), 2),
-                        "largest difference": round(max(abs(a - b) for a, b in zip(one, four, strict=True)), 3),
+                        "by fours": round(statistics.mean(four), 2) if four else None,
+                        "largest difference": round(max(map(_apart, one, four)), 3) if four else None,
                     }
                 )
     return table
+
+
+def _apart(one: float, other: float) -> float:
+    return abs(one - other)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

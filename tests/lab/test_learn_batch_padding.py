@@ -1,0 +1,37 @@
+"""tools/learn_batch_padding.py: configs that differ in their batches alone, and the table."""
+
+import copy
+from pathlib import Path
+
+import pytest
+from lab.learning.batch_padding import TASKS, Budget, make_config, rows
+from mmengine.registry import MODELS
+
+from adapters.openmmlab.fit import check_fit
+from adapters.openmmlab.run import register_scope
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_cases_differ_in_their_batches_alone(task: str, tmp_path: Path) -> None:
+    padded, exact = (make_config(task, case, Budget(iterations=7), 3, tmp_path) for case in ("padded", "exact"))
+    register_scope(exact)
+    check_fit(exact)
+    assert type(MODELS.build(copy.deepcopy(exact.model))).__mro__[1].__name__ == "ExactBatches"
+    assert (exact.train_cfg.max_iters, exact.randomness.seed) == (7, 3)
+    assert not [step for step in exact.train_dataloader.dataset.pipeline if "Resize" in step["type"]]
+    assert (padded.model.backbone.pop("batch_padding"), exact.model.backbone.pop("batch_padding")) == (None, "exact")
+    assert padded.to_dict() == exact.to_dict()
+
+
+def test_the_table_has_the_difference_between_batches_of_one_and_of_four() -> None:
+    results = {
+        "detection padded seed 0": {"1": 40.0, "4": 39.0},
+        "detection padded seed 1": {"1": 42.0, "4": 42.5},
+        "detection exact seed 0": {"1": 43.0, "4": 43.0},
+        "segmentation padded seed 0": {"1": 70.0},
+    }
+    padded, exact, segmentor = rows(results)
+    assert (padded["mean"], padded["by fours"], padded["largest difference"]) == (41.0, 40.75, 1.0)
+    assert (exact["mAP, one by one"], exact["largest difference"]) == ("43.0", 0)
+    assert (segmentor["mIoU, one by one"], segmentor["by fours"]) == ("70.0", None)
+    assert rows({}) == []
