@@ -88,25 +88,43 @@ class _Chunked(Function):
     @once_differentiable
     def backward(context: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         value, locations, weights = context.saved_tensors
-        batch, _, heads, channels = value.shape
-        points = weights.shape[-1]
-        of_locations, of_weights = torch.empty_like(locations), torch.empty_like(weights)
-        of_maps = [value.new_zeros(batch * heads, channels, *size) for size in context.sizes]
-        for chunk in _chunks(weights):
-            gradient = gradients[0][:, chunk].transpose(1, 2).reshape(batch * heads, channels, 1, -1)
-            levels = _levels(value, context.sizes, locations[:, chunk], weights[:, chunk])
-            for level, (cells, grid, factors) in enumerate(levels):
-                with torch.enable_grad():
-                    inputs = cells.detach().requires_grad_(), grid.detach().requires_grad_()
-                    samples = _grid_sample(*inputs)
-                of_factors = (samples.detach() * gradient).sum(1)
-                of_cells, of_grid = torch.autograd.grad(samples, inputs, gradient * factors.unsqueeze(1))
-                of_maps[level] += of_cells
-                of_weights[:, chunk, :, level] = of_factors.view(batch, heads, points, -1).permute(0, 3, 1, 2)
-                of_grid = of_grid.view(batch, heads, points, -1, 2).permute(0, 3, 1, 2, 4)
-                of_locations[:, chunk, :, level] = 2 * of_grid
-        of_value = [of_map.view(batch, heads, channels, -1).permute(0, 3, 1, 2) for of_map in of_maps]
-        return torch.cat(of_value, dim=1), None, of_locations, of_weights
+        of_value, of_locations, of_weights = gradients_of_attention(
+            value, context.sizes, locations, weights, gradients[0]
+        )
+        return of_value, None, of_locations, of_weights
+
+
+def gradients_of_attention(
+    value: Tensor, sizes: Sequence[Size], locations: Tensor, weights: Tensor, gradient: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Compute the gradients of values, locations and weights.
+
+    Args:
+        value: ``(B, N, heads, d)``, and the others as :func:`deformable_attention` takes them, in one dtype.
+        sizes: ``(h, w)`` of each level.
+        locations: ``(B, Q, heads, levels, points, 2)``.
+        weights: ``(B, Q, heads, levels, points)``.
+        gradient: that of the result, ``(B, Q, heads * d)``.
+    """
+    batch, _, heads, channels = value.shape
+    points = weights.shape[-1]
+    of_locations, of_weights = torch.empty_like(locations), torch.empty_like(weights)
+    of_maps = [value.new_zeros(batch * heads, channels, *size) for size in sizes]
+    for chunk in _chunks(weights):
+        of_chunk = gradient[:, chunk].transpose(1, 2).reshape(batch * heads, channels, 1, -1)
+        levels = _levels(value, sizes, locations[:, chunk], weights[:, chunk])
+        for level, (cells, grid, factors) in enumerate(levels):
+            with torch.enable_grad():
+                inputs = cells.detach().requires_grad_(), grid.detach().requires_grad_()
+                samples = _grid_sample(*inputs)
+            of_factors = (samples.detach() * of_chunk).sum(1)
+            of_cells, of_grid = torch.autograd.grad(samples, inputs, of_chunk * factors.unsqueeze(1))
+            of_maps[level] += of_cells
+            of_weights[:, chunk, :, level] = of_factors.view(batch, heads, points, -1).permute(0, 3, 1, 2)
+            of_grid = of_grid.view(batch, heads, points, -1, 2).permute(0, 3, 1, 2, 4)
+            of_locations[:, chunk, :, level] = 2 * of_grid
+    of_value = [of_map.view(batch, heads, channels, -1).permute(0, 3, 1, 2) for of_map in of_maps]
+    return torch.cat(of_value, dim=1), of_locations, of_weights
 
 
 def _chunks(weights: Tensor) -> list[slice]:
@@ -137,10 +155,11 @@ def _grid_sample(cells: Tensor, grid: Tensor) -> Tensor:
 def _find_operator_of_mmcv() -> Callable[..., Tensor] | None:
     """Return mmcv's compiled operator behind the arguments of ``_sample``; None where mmcv has none for GPUs."""
     try:
+        from mmcv import _ext
         from mmcv.ops.multi_scale_deform_attn import IS_CUDA_AVAILABLE, MultiScaleDeformableAttnFunction
     except ImportError:  # no mmcv, or one without compiled operators
         return None
-    if not IS_CUDA_AVAILABLE:
+    if not IS_CUDA_AVAILABLE or not hasattr(_ext, "__file__"):  # what has no file is our own stand-in
         return None
 
     def run(value: Tensor, sizes: Sequence[Size], locations: Tensor, weights: Tensor) -> Tensor:

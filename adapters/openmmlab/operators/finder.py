@@ -1,0 +1,39 @@
+"""The way by which Python finds the stand-in of ``mmcv._ext``: the last one that it tries."""
+
+import sys
+from collections.abc import Sequence
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+
+from mmengine.logging import print_log
+
+#: The module that mmcv compiles.
+EXTENSION = "mmcv._ext"
+
+
+def serve_operators() -> None:
+    """Let ``mmcv._ext`` be found where mmcv was installed without it; import nothing yet.
+
+    The finder comes after those of Python, so that compiled operators, where present, are the ones that are found.
+    """
+    if not any(isinstance(finder, OperatorFinder) for finder in sys.meta_path):
+        sys.meta_path.append(OperatorFinder())
+
+
+class OperatorFinder(MetaPathFinder, Loader):
+    """A finder of one module, ``mmcv._ext``, and its loader."""
+
+    def find_spec(
+        self,
+        fullname: str,
+        path: Sequence[str] | None,  # noqa: ARG002, the finder's signature is Python's
+        target: ModuleType | None = None,  # noqa: ARG002
+    ) -> ModuleSpec | None:
+        return ModuleSpec(fullname, self) if fullname == EXTENSION else None
+
+    def exec_module(self, module: ModuleType) -> None:
+        from adapters.openmmlab.operators import extension
+
+        vars(module).update(extension.OPERATORS, __getattr__=extension.lacking)
+        print_log(f"mmcv has no compiled operators: {extension.SERVED_BY}", logger="current")
