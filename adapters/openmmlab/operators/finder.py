@@ -6,10 +6,13 @@ from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
-from mmengine.logging import print_log
-
 #: The module that mmcv compiles.
 EXTENSION = "mmcv._ext"
+
+WITHOUT_COMPILED = (
+    "install mmcv without them, `pip install --force-reinstall --no-cache-dir --no-deps onedl-mmcv`, and those of "
+    "dense-adapters serve"
+)
 
 
 def serve_operators() -> None:
@@ -19,6 +22,11 @@ def serve_operators() -> None:
     """
     if not any(isinstance(finder, OperatorFinder) for finder in sys.meta_path):
         sys.meta_path.append(OperatorFinder())
+
+
+def is_of_extension(error: ImportError) -> bool:
+    """Tell whether compiled operators that are there could not be loaded; Python may leave the package's name out."""
+    return (error.name or "").rpartition(".")[2] == EXTENSION.rpartition(".")[2]
 
 
 class OperatorFinder(MetaPathFinder, Loader):
@@ -33,6 +41,8 @@ class OperatorFinder(MetaPathFinder, Loader):
         return ModuleSpec(fullname, self) if fullname == EXTENSION else None
 
     def exec_module(self, module: ModuleType) -> None:
+        from mmengine.logging import print_log
+
         from adapters.openmmlab.operators import extension
 
         vars(module).update(extension.OPERATORS, __getattr__=extension.lacking)
