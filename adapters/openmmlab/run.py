@@ -24,7 +24,7 @@ from adapters.openmmlab.cpu import choose_precision, distribute_on_cpu
 from adapters.openmmlab.data_check import check_dataset
 from adapters.openmmlab.evaluation import EvaluationOptions, augment_tests, set_outputs
 from adapters.openmmlab.fit import check_fit, fit_backbone
-from adapters.openmmlab.operators.finder import WITHOUT_COMPILED, is_of_extension
+from adapters.openmmlab.operators.finder import NOTE, WITHOUT_COMPILED, are_served, is_of_extension
 from adapters.openmmlab.peft_folders import as_checkpoint, save_folders, weights_of_backbone
 from adapters.openmmlab.start import check_start, choose_start, existing_checkpoint
 from adapters.registry import OPENMMLAB_REMEDY
@@ -222,7 +222,8 @@ def _run(cfg: Config, notes: Sequence[str], task: str, left_out: frozenset[str])
     runner = RUNNERS.build(cfg) if "runner_type" in cfg else CheckedRunner.from_cfg(cfg)
     runner.left_out = left_out
     padding = describe_batch_padding(cfg.model)
-    for note in [*notes, *([f"batch_padding {padding}"] if padding else [])]:
+    operators = [NOTE] if are_served() else []
+    for note in [*operators, *notes, *([f"batch_padding {padding}"] if padding else [])]:
         runner.logger.info(note)
     result = getattr(runner, task)()
     if torch.distributed.is_initialized():

@@ -19,7 +19,6 @@ from adapters.openmmlab.operators import (
     sync_bn,
 )
 
-SERVED_BY = "those of dense-adapters serve, made of torchvision's and torch's"
 COMPILED_REMEDY = (
     "install mmcv with its compiled operators: `make setup-compiled` in a clone of dense-adapters, or, where torch is "
     "installed, `pip install --no-build-isolation --no-cache-dir --force-reinstall --no-deps onedl-mmcv`"

@@ -9,6 +9,7 @@ from types import ModuleType
 #: The module that mmcv compiles.
 EXTENSION = "mmcv._ext"
 
+NOTE = "mmcv has no compiled operators: those of dense-adapters serve, made of torchvision's and torch's"
 WITHOUT_COMPILED = (
     "install mmcv without them, `pip install --force-reinstall --no-cache-dir --no-deps onedl-mmcv`, and those of "
     "dense-adapters serve"
@@ -22,6 +23,11 @@ def serve_operators() -> None:
     """
     if not any(isinstance(finder, OperatorFinder) for finder in sys.meta_path):
         sys.meta_path.append(OperatorFinder())
+
+
+def are_served() -> bool:
+    """Tell whether the stand-in is the one that mmcv has imported: a module without a file."""
+    return EXTENSION in sys.modules and not hasattr(sys.modules[EXTENSION], "__file__")
 
 
 def is_of_extension(error: ImportError) -> bool:
@@ -41,9 +47,10 @@ class OperatorFinder(MetaPathFinder, Loader):
         return ModuleSpec(fullname, self) if fullname == EXTENSION else None
 
     def exec_module(self, module: ModuleType) -> None:
-        from mmengine.logging import print_log
+        from mmengine.logging import MMLogger
 
         from adapters.openmmlab.operators import extension
 
         vars(module).update(extension.OPERATORS, __getattr__=extension.lacking)
-        print_log(f"mmcv has no compiled operators: {extension.SERVED_BY}", logger="current")
+        if MMLogger._instance_dict:  # a run has begun; our own runs tell it when they begin
+            MMLogger.get_current_instance().info(NOTE)
