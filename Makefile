@@ -3,7 +3,10 @@ ROOT := $(patsubst %/,%,$(dir $(abspath $(lastword $(MAKEFILE_LIST)))))
 PYTHON ?= python3
 VENV := $(ROOT)/.venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/pip install -c $(ROOT)/requirements/constraints.txt
+# Python compiles a module when it is first imported; most never are.
+PIP := $(BIN)/pip install --no-compile -c $(ROOT)/requirements/constraints.txt
+# What a user has, and with what the tests need beside.
+USABLE := $(VENV)/usable
 READY := $(VENV)/ready
 # What is asked while code is being edited; not the names of other projects, and not the two models that build slowest.
 QUICK := tests/test_base.py tests/test_factory.py tests/weights --ignore tests/weights/projects -k "not crossvit and not nest"
@@ -11,32 +14,38 @@ QUICK := tests/test_base.py tests/test_factory.py tests/weights --ignore tests/w
 # Threads that wait without spinning: on few cores, any other process makes spinning ones ten times slower.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help setup demo seg-demo bench bench-extract coverage learning docs test test-quick lint format clean
+.PHONY: help setup setup-compiled demo seg-demo bench bench-extract coverage learning docs test test-quick lint format clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1|/p' $(abspath $(lastword $(MAKEFILE_LIST))) | column -t -s '|'
 
-setup: $(READY)  ## make .venv and install everything, mmcv compiled (minutes, once)
+setup: $(READY)  ## make .venv and install everything; needs no compiler (minutes, once)
 
-# In stages: mmcv's build imports torch, so torch comes before it, and without build isolation. Debug information, which
-# Python's own flags ask for, would more than double the time that compiling it takes.
-$(READY): $(ROOT)/requirements/constraints.txt $(ROOT)/setup.py $(ROOT)/pyproject.toml
+# pip builds mmcv in an environment of its own, where there is no torch: mmcv then leaves its operators out, and ours serve
+# (adapters/openmmlab/operators). Not from pip's cache, which may hold an mmcv that was compiled for another torch.
+$(USABLE): $(ROOT)/requirements/constraints.txt $(ROOT)/setup.py $(ROOT)/pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) "setuptools>=80,<81" wheel packaging ninja
-	$(PIP) torch torchvision timm
-	@echo "Installing OpenMMLab; compiling mmcv takes about 10 minutes on 2 cores the first time, pip keeps the wheel."
-	CFLAGS=-g0 $(PIP) --no-build-isolation onedl-mmengine onedl-mmcv onedl-mmdetection onedl-mmsegmentation
+	$(PIP) --no-cache-dir --no-deps onedl-mmcv
+	$(PIP) -e "$(ROOT)[openmmlab,data]"
 	# opencv-python needs libGL, which a bare machine lacks; the headless build of the same version does not.
 	$(BIN)/pip uninstall --yes opencv-python opencv-python-headless
 	$(PIP) --no-deps opencv-python-headless
-	$(PIP) --no-build-isolation -e "$(ROOT)[test]"
+	touch $(USABLE)
+
+$(READY): $(USABLE)
+	$(PIP) -e "$(ROOT)[test]"
 	touch $(READY)
 
-demo: setup  ## train and evaluate a detector on generated images (6 minutes), pictures in work_dirs/demo
+# Debug information, which Python's own flags ask for, would more than double the time that compiling takes.
+setup-compiled: setup  ## the same, with mmcv's own operators compiled (10 minutes more on 2 cores)
+	$(PIP) "setuptools>=80,<81" wheel packaging ninja
+	CFLAGS=-g0 $(PIP) --no-build-isolation --no-cache-dir --no-deps --force-reinstall onedl-mmcv
+
+demo: $(USABLE)  ## train and evaluate a detector on generated images (6 minutes), pictures in work_dirs/demo
 	cd $(ROOT) && $(BIN)/python tools/demo.py
 
-seg-demo: setup  ## the same for a segmentor, pictures in work_dirs/seg-demo
+seg-demo: $(USABLE)  ## the same for a segmentor, pictures in work_dirs/seg-demo
 	cd $(ROOT) && $(BIN)/python tools/demo.py --task segmentation
 
 bench: setup  ## time and memory beside timm and mmseg (an hour on 2 cores), table in work_dirs/benchmark

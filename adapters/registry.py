@@ -20,7 +20,7 @@ T = TypeVar("T", bound=Callable)
 
 OPENMMLAB_REMEDY = (
     'install the maintained OpenMMLab line with `pip install "dense-adapters[openmmlab]"`, '
-    "or run `make setup` in a clone, which also compiles mmcv"
+    "or run `make setup` in a clone"
 )
 
 

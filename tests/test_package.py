@@ -18,7 +18,7 @@ import adapters
 REPOSITORY = Path(__file__).resolve().parents[1]
 SOURCES = ("adapters", "configs", "pyproject.toml", "setup.py", "README.md", "LICENSE")
 
-#: A module of the environment that hides OpenMMLab where it is asked to.
+#: A module of the environment that hides OpenMMLab, or its compiled operators, where it is asked to.
 SITECUSTOMIZE = """
 import os, sys
 
@@ -27,8 +27,16 @@ class Absent:
         if name.partition(".")[0] in ("mmengine", "mmcv", "mmdet", "mmseg"):
             raise ModuleNotFoundError(f"No module named {name!r}", name=name.partition(".")[0])
 
+class NotCompiled:
+    def find_spec(self, name, *_):
+        if name == "mmcv._ext":
+            from adapters.openmmlab.operators.finder import OperatorFinder
+            return OperatorFinder().find_spec(name, None)
+
 if "WITHOUT_OPENMMLAB" in os.environ:
     sys.meta_path.insert(0, Absent())
+if "WITHOUT_COMPILED_OPERATORS" in os.environ:
+    sys.meta_path.insert(0, NotCompiled())
 """
 
 pytestmark = pytest.mark.slow
@@ -122,7 +130,9 @@ def test_a_model_is_described_with_torch_and_timm_alone(environment: Path, tmp_p
     assert "stride 32: 512 channels" in printed
 
 
-def test_a_recipe_trains_on_a_coco_json_of_ones_own(environment: Path, elsewhere: Path) -> None:
+def test_a_recipe_trains_on_a_coco_json_of_ones_own_without_compiled_operators(
+    environment: Path, elsewhere: Path
+) -> None:
     data = {"data_root": f"{elsewhere}/", "ann_file": "notes.json", "data_prefix.img": "images/"}
     overrides = [
         f"{loader}_dataloader.dataset.{key}={value}" for loader in ("train", "val") for key, value in data.items()
@@ -134,7 +144,8 @@ def test_a_recipe_trains_on_a_coco_json_of_ones_own(environment: Path, elsewhere
     overrides += ["train_dataloader.batch_size=2", "model.bbox_head.num_classes=1", "default_hooks.logger.interval=1"]
     recipe = "adapters::detection/retinanet_twins-svt-s_fpn_demo_shapes"
     command = ("dense-adapters", "train", recipe, "--backbone", "test_resnet", "--work-dir", "run", "--cfg-options")
-    run(environment, elsewhere, *command, *overrides)
+    printed = run(environment, elsewhere, *command, *overrides, WITHOUT_COMPILED_OPERATORS="1")
+    assert printed.count("mmcv has no compiled operators") == 1
     (scalars,) = (elsewhere / "run").glob("*/vis_data/scalars.json")
     records = [json.loads(line) for line in scalars.read_text().splitlines()]
     losses = [record["loss"] for record in records if "loss" in record]

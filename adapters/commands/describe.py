@@ -3,13 +3,13 @@
 import argparse
 import sys
 from collections.abc import Iterable, Sequence
-from contextlib import redirect_stdout
 from typing import Any
 
 from rich.console import Console
 from tqdm import tqdm
 
 from adapters.base import BackboneAdapter
+from adapters.commands.quiet import quiet
 from adapters.describe.backbones import PYRAMID, Backbone, describe_backbone
 from adapters.describe.tables import Row, backbone_row, config_row, failed_row, to_json, to_markdown, to_table
 from adapters.levels import format_levels
@@ -139,7 +139,7 @@ def _describe_config(name: str, args: argparse.Namespace) -> tuple[Row, Any, str
         ValueError: as ``load_config``, or the model cannot be built or run.
     """
     require_mmengine("describing a config")
-    with redirect_stdout(sys.stderr):  # mmdet and mmseg print when they are imported
+    with quiet(sys.stderr):  # mmdet and mmseg print when they are imported
         from mmengine.registry import MODELS
 
         from adapters.openmmlab.batch_padding import describe_batch_padding

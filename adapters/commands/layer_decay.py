@@ -3,8 +3,8 @@
 import argparse
 import sys
 from collections.abc import Sequence
-from contextlib import redirect_stdout
 
+from adapters.commands.quiet import quiet
 from adapters.commands.train import CONFIG_HELP, add_config_arguments
 from adapters.registry import require_mmengine
 
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     args = make_parser().parse_args(arguments)
     require_mmengine("dense-adapters layer-decay")
-    with redirect_stdout(sys.stderr):  # mmdet and mmseg print when they are imported
+    with quiet(sys.stderr):  # mmdet and mmseg print when they are imported
         from adapters.openmmlab.layer_decay import format_groups, groups_of_config
         from adapters.openmmlab.run import load_config, parse_overrides
 

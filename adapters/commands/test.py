@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Sequence
 
+from adapters.commands.quiet import quiet
 from adapters.commands.train import CONFIG_HELP, add_config_arguments, add_run_arguments, load_config_of
 from adapters.registry import require_mmengine
 
@@ -44,5 +45,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from adapters.openmmlab.evaluation import EvaluationOptions
     from adapters.openmmlab.run import test
 
-    test(*load_config_of(args), args.checkpoint, EvaluationOptions(args.out, args.show_dir, args.tta))
+    with quiet(show_all=args.verbose):
+        test(*load_config_of(args), args.checkpoint, EvaluationOptions(args.out, args.show_dir, args.tta))
     return 0

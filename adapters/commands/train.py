@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from adapters.commands.quiet import quiet
 from adapters.registry import require_mmengine
 
 if TYPE_CHECKING:
@@ -67,11 +68,12 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of a run: its folder and its launcher."""
+    """Add the arguments of a run: its folder, its launcher and its output."""
     add = parser.add_argument
     add("--work-dir", help="folder for logs and checkpoints; default: work_dirs/NAME OF THE CONFIG")
     add("--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none", help="job launcher")
     add("--local_rank", "--local-rank", type=int, default=0, help="set by old launchers")
+    add("--verbose", action="store_true", help="print all that OpenMMLab prints: environment, config, hooks, ...")
 
 
 def load_config_of(args: argparse.Namespace) -> tuple["Config", list[str]]:
@@ -99,11 +101,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     require_mmengine("dense-adapters train")
     from adapters.openmmlab.run import train
 
-    train(
-        *load_config_of(args),
-        resume=args.resume,
-        amp=args.amp,
-        auto_scale_lr=args.auto_scale_lr,
-        save_peft=args.save_peft,
-    )
+    with quiet(show_all=args.verbose):
+        train(
+            *load_config_of(args),
+            resume=args.resume,
+            amp=args.amp,
+            auto_scale_lr=args.auto_scale_lr,
+            save_peft=args.save_peft,
+        )
     return 0

@@ -95,19 +95,36 @@ class _Chunked(Function):
     @once_differentiable
     def backward(context: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         value, locations, weights = context.saved_tensors
-        of_sums = gradients[0].view(*weights.shape[:3], value.shape[3])
-        of_value, of_locations, of_weights = (torch.empty_like(x) for x in (value, locations, weights))
-        for group in _groups(weights):
-            maps = _maps(value[:, :, group], context.sizes)
-            of_maps = [torch.zeros_like(cells) for cells in maps]
-            for chunk in _chunks(weights[:, :, group]):
-                of_locations[:, chunk, group], of_weights[:, chunk, group] = _add_gradients(
-                    maps, locations[:, chunk, group], weights[:, chunk, group], of_sums[:, chunk, group], of_maps
-                )
-            batch = len(value)
-            cells_first = [of_map.unflatten(0, (batch, -1)).flatten(3).permute(0, 3, 1, 2) for of_map in of_maps]
-            of_value[:, :, group] = torch.cat(cells_first, dim=1)
+        of_value, of_locations, of_weights = gradients_of_attention(
+            value, context.sizes, locations, weights, gradients[0]
+        )
         return of_value, None, of_locations, of_weights
+
+
+def gradients_of_attention(
+    value: Tensor, sizes: Sequence[Size], locations: Tensor, weights: Tensor, gradient: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Compute the gradients of values, locations and weights.
+
+    Args:
+        value: ``(B, N, heads, d)``, and the others as :func:`deformable_attention` takes them, in one dtype.
+        sizes: ``(h, w)`` of each level.
+        locations: ``(B, Q, heads, levels, points, 2)``.
+        weights: ``(B, Q, heads, levels, points)``.
+        gradient: that of the result, ``(B, Q, heads * d)``.
+    """
+    of_sums = gradient.unflatten(2, (-1, value.shape[3]))
+    of_value, of_locations, of_weights = (torch.empty_like(x) for x in (value, locations, weights))
+    for group in _groups(weights):
+        maps = _maps(value[:, :, group], sizes)
+        of_maps = [torch.zeros_like(cells) for cells in maps]
+        for chunk in _chunks(weights[:, :, group]):
+            of_locations[:, chunk, group], of_weights[:, chunk, group] = _add_gradients(
+                maps, locations[:, chunk, group], weights[:, chunk, group], of_sums[:, chunk, group], of_maps
+            )
+        cells_first = [of_map.unflatten(0, (len(value), -1)).flatten(3).permute(0, 3, 1, 2) for of_map in of_maps]
+        of_value[:, :, group] = torch.cat(cells_first, dim=1)
+    return of_value, of_locations, of_weights
 
 
 def _add_gradients(
@@ -172,10 +189,11 @@ def _grid_sample(cells: Tensor, grid: Tensor) -> Tensor:
 def _find_operator_of_mmcv() -> Callable[..., Tensor] | None:
     """Return mmcv's compiled operator behind the arguments of ``_sample``; None where mmcv has none for GPUs."""
     try:
+        from mmcv import _ext
         from mmcv.ops.multi_scale_deform_attn import IS_CUDA_AVAILABLE, MultiScaleDeformableAttnFunction
     except ImportError:  # no mmcv, or one without compiled operators
         return None
-    if not IS_CUDA_AVAILABLE:
+    if not IS_CUDA_AVAILABLE or not hasattr(_ext, "__file__"):  # what has no file is our own stand-in
         return None
 
     def run(value: Tensor, sizes: Sequence[Size], locations: Tensor, weights: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ from adapters.openmmlab.cpu_training import choose_precision, distribute_on_cpu
 from adapters.openmmlab.data_check import check_dataset
 from adapters.openmmlab.evaluation import EvaluationOptions, augment_tests, set_outputs
 from adapters.openmmlab.fit import check_fit, fit_backbone
+from adapters.openmmlab.operators.finder import NOTE, WITHOUT_COMPILED, are_served, is_of_extension
 from adapters.openmmlab.peft_folders import as_checkpoint, save_folders, weights_of_backbone
 from adapters.openmmlab.start import check_start, choose_start, existing_checkpoint
 from adapters.registry import OPENMMLAB_REMEDY
@@ -167,7 +168,7 @@ def register_scope(cfg: Config) -> None:
 
     Raises:
         ValueError: ``default_scope`` is not one of :data:`SCOPES`.
-        ModuleNotFoundError: the package, or mmcv, is not installed.
+        ModuleNotFoundError: the package, or mmcv, is not installed, or mmcv was compiled for another torch.
     """
     scope = cfg.get("default_scope")
     if scope not in SCOPES:
@@ -176,12 +177,20 @@ def register_scope(cfg: Config) -> None:
             "package's default_runtime.py, or set it with `--cfg-options default_scope=mmdet`."
         )
     try:
+        importlib.import_module("mmcv.ops")  # first, because mmdet and mmseg pass over some of its errors
         utils = importlib.import_module(f"{scope}.utils")
     except ModuleNotFoundError as error:
-        if error.name not in (scope, "mmcv", "mmcv._ext"):
+        if error.name not in (scope, "mmcv"):
             raise
         raise ModuleNotFoundError(
             f"this config needs {scope}, but {error.name} is missing: {OPENMMLAB_REMEDY}."
+        ) from error
+    except ImportError as error:
+        if not is_of_extension(error):
+            raise
+        raise ModuleNotFoundError(
+            f"mmcv's compiled operators cannot be loaded ({error}), perhaps because they are of another torch: "
+            f"{WITHOUT_COMPILED}."
         ) from error
     utils.register_all_modules(init_default_scope=False)
     init_default_scope(scope)
@@ -213,7 +222,8 @@ def _run(cfg: Config, notes: Sequence[str], task: str, left_out: frozenset[str])
     runner = RUNNERS.build(cfg) if "runner_type" in cfg else CheckedRunner.from_cfg(cfg)
     runner.left_out = left_out
     padding = describe_batch_padding(cfg.model)
-    for note in [*notes, *([f"batch_padding {padding}"] if padding else [])]:
+    operators = [NOTE] if are_served() else []
+    for note in [*operators, *notes, *([f"batch_padding {padding}"] if padding else [])]:
         runner.logger.info(note)
     result = getattr(runner, task)()
     if torch.distributed.is_initialized():

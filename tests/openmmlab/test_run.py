@@ -6,7 +6,7 @@ import pytest
 from mmengine.config import Config
 
 from adapters.openmmlab.fit import check_fit
-from adapters.openmmlab.run import enable_auto_scale_lr, load_config, parse_overrides
+from adapters.openmmlab.run import enable_auto_scale_lr, load_config, parse_overrides, register_scope
 
 
 def test_a_shipped_config_takes_a_backbone() -> None:
@@ -42,3 +42,12 @@ def test_scaling_the_learning_rate_needs_its_batch_size() -> None:
     assert cfg.auto_scale_lr.enable
     with pytest.raises(ValueError, match=r"base_batch_size=\.\.\."):
         enable_auto_scale_lr(Config(dict(auto_scale_lr=dict(enable=False))))
+
+
+def test_compiled_operators_that_cannot_be_loaded_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(name: str) -> None:
+        raise ImportError("undefined symbol: _ZN3c10", name="_ext") if name == "mmcv.ops" else AssertionError(name)
+
+    monkeypatch.setattr("importlib.import_module", fail)
+    with pytest.raises(ModuleNotFoundError, match=r"\(undefined symbol: _ZN3c10\).*install mmcv without them, `pip"):
+        register_scope(Config(dict(default_scope="mmdet")))

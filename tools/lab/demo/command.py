@@ -19,6 +19,7 @@ from mmengine.runner import Runner
 from rich.console import Console
 from rich.table import Table
 
+from adapters.commands.quiet import quiet
 from adapters.openmmlab.data_check import check_dataset
 from lab.demo.pictures import draw_curve, draw_predictions
 from lab.shapes import ShapesSettings, make_dataset
@@ -93,7 +94,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.chdir(REPOSITORY)  # the paths of the configs are relative to it
     start = time.monotonic()
     make_dataset(Path("data/shapes"), ShapesSettings())
-    runner, records = train(task)
+    with quiet():
+        runner, records = train(task)
     scores = final_scores(task, records)
 
     work_dir = Path(task.work_dir)
