@@ -15,6 +15,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"  # for the commands that tests start
 else:
     torch.set_num_threads(2)
+os.environ["PYTHONPATH"] = str(Path(__file__).parent / "children")  # where sitecustomize.py speeds up commands
 
 
 @pytest.fixture(autouse=True, scope="session")

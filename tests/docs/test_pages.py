@@ -67,7 +67,7 @@ def run_block(block: Block, folder: Path, names: dict[str, Any]) -> None:
         check_config(Config.fromfile(file))
     elif block.kind == "bash" and block.has_loop:
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        environment = {**os.environ, "PATH": path, "PYTHONPATH": str(REPOSITORY)}
+        environment = {**os.environ, "PATH": path, "PYTHONPATH": f"{REPOSITORY}{os.pathsep}{os.environ['PYTHONPATH']}"}
         subprocess.run(["bash", "-euc", block.code], check=True, env=environment)
     elif block.kind == "bash":
         for words in block.commands():
