@@ -44,7 +44,7 @@ def standardised(train: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def linear_probe(train: Tensor, labels: Tensor, test: Tensor) -> Tensor:
-    """Fit a linear classifier to ``(N, C)`` with labels ``(N,)``; return what labels ``(M,)`` it gives to ``(M, C)``."""
+    """Fit a linear classifier to ``(N, C)`` with labels ``(N,)``; return what labels ``(M,)`` it gives ``(M, C)``."""
     weight = torch.zeros(train.shape[1], int(labels.max()) + 1, requires_grad=True)
     bias = torch.zeros(weight.shape[1], requires_grad=True)
     optimiser = torch.optim.LBFGS([weight, bias], max_iter=100, line_search_fn="strong_wolfe")
