@@ -46,9 +46,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         bar.set_description(result_name(case, seed))
         kept.add(result_name(case, seed), run_case(case, budget, seed, out, data_root))
     table = rows(CASES, kept.by_name)
-    write_text(out / "results.md", to_markdown(table) + "\n")
     console = Console(width=None if sys.stdout.isatty() else 200)
-    console.print(to_table(table))
+    if table:
+        write_text(out / "results.md", to_markdown(table) + "\n")
+        console.print(to_table(table))
     console.print(f"{budget.iterations} steps of {budget.batch_size} images; written: {kept.path}, {out}/results.md")
     return int(any(judge(case, kept.by_name) for case in cases if scores_of(case.name, kept.by_name)))
 
