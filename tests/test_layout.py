@@ -21,6 +21,7 @@ JOINT_TESTS = {
     "openmmlab/test_distributed.py",
     "test_layout.py",
     "test_package.py",
+    "test_real_weights.py",
     "weights/test_hostile_files.py",
 }
 #: First words that leave a docstring without a subject.

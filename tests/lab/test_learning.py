@@ -5,10 +5,11 @@ import subprocess
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 from lab.learning.cases import CASES, MARGIN, Case, find_cases
-from lab.learning.check import Budget, count_backbone, judge, rows
+from lab.learning.check import Budget, count_backbone, judge, result_name, rows
 from lab.results import Results
 
 from adapters.factory import FAMILIES, family_of
@@ -18,7 +19,7 @@ TOOL = REPOSITORY / "tools" / "learning_check.py"
 
 
 def run(out: Path, *more: str) -> subprocess.CompletedProcess:
-    arguments = ["--iterations", "2", "--images", "8", "2", "--out", str(out), *more]
+    arguments = ["--iterations", "2", "--images", "8", "2", "--seeds", "0", "--out", str(out), *more]
     return subprocess.run(
         [sys.executable, TOOL, *arguments], capture_output=True, text=True, cwd=REPOSITORY, check=False
     )
@@ -28,20 +29,22 @@ def test_one_case_is_trained_and_a_finished_one_is_kept(tmp_path: Path) -> None:
     results = tmp_path / "results.json"
     finished = {"mIoU": 0.9, "loss": 123.0, "parameters": 6600192, "seconds": 1}
     budget = Budget(iterations=2, images=(8, 2))
-    Results(results, {"budget": asdict(budget)}).add("mmseg SVT", finished)
+    Results(results, {"budget": asdict(budget)}).add("mmseg SVT seed 0", finished)
 
     run_tool = run(tmp_path, "--cases", "twins", "mmseg SVT")
     assert run_tool.returncode == 1, run_tool.stderr  # two steps teach nothing
     held = json.loads(results.read_text())["results"]
-    assert held["mmseg SVT"] == finished
-    assert set(held["twins"]) == set(finished)
+    assert held["mmseg SVT seed 0"] == finished
+    assert set(held["twins seed 0"]) == set(finished)
     # One and the same network: ours, as timm builds it, and mmseg's own.
     assert (
-        held["twins"]["parameters"] == finished["parameters"] == count_backbone(find_cases(["mmseg SVT"])[0].backbone)
+        held["twins seed 0"]["parameters"]
+        == finished["parameters"]
+        == count_backbone(find_cases(["mmseg SVT"])[0].backbone)
     )
     page = (tmp_path / "results.md").read_text()
     assert "| twins | 6.6 | " in page
-    assert "| mmseg SVT 0.9 |" in page
+    assert "| mmseg SVT 0.900 |" in page
     assert "below its floor of 0.55" in run_tool.stdout
 
 
@@ -65,18 +68,41 @@ def test_a_native_class_stands_among_the_cases_and_is_not_ours() -> None:
     assert all(backbones[native] in ("mmseg.SVT", "mmdet.SwinTransformer") for native in natives)
 
 
-def test_judging() -> None:
-    ours = Case("ours", {}, (), floor=0.4, native="theirs")
-    result = {"parameters": 1, "seconds": 1}
-    scores = {"ours": {"mIoU": 0.5, **result}, "theirs": {"mIoU": 0.5, **result}}
-    assert judge(ours, scores) == ""
-    scores["ours"]["mIoU"] = 0.39
-    assert judge(ours, scores) == "below its floor of 0.40"
-    scores["ours"]["mIoU"], scores["theirs"]["mIoU"] = 0.5, 0.5 + MARGIN + 0.01
-    assert judge(ours, scores) == f"more than {MARGIN:.2f} below theirs"
-    (row,) = rows([ours], scores)
-    assert row["verdict"].startswith("more than")
-    assert judge(ours, {"ours": scores["ours"]}) == ""
+OURS = Case("ours", {}, (), floor=0.4, native="theirs")
+THEIRS = Case("theirs", {}, (), floor=0.4)
+
+
+def results_of(ours: list[float], theirs: list[float]) -> dict[str, Any]:
+    return {
+        result_name(case, seed): {"mIoU": score, "parameters": 1, "seconds": 1}
+        for case, scores in ((OURS, ours), (THEIRS, theirs))
+        for seed, score in enumerate(scores)
+    }
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "verdict"),
+    [
+        ([0.5], [0.5], ""),
+        ([0.5], [], ""),
+        ([0.39], [0.5], "below its floor of 0.40"),
+        ([0.5], [0.5 + MARGIN + 0.01], f"more than {MARGIN:.2f} below theirs"),
+        ([0.5, 0.51, 0.56], [0.55, 0.6, 0.7], ""),
+        ([0.5, 0.51, 0.54], [0.55, 0.6, 0.7], "each seed is below each of theirs"),
+        ([0.5, 0.51, 0.54], [0.55, 0.55], ""),
+    ],
+)
+def test_judging(ours: list[float], theirs: list[float], verdict: str) -> None:
+    assert judge(OURS, results_of(ours, theirs)) == verdict
+
+
+def test_the_table_has_mean_and_spread() -> None:
+    (row,) = rows([OURS], results_of([0.5, 0.6, 0.7], [0.6]))
+    assert row["mIoU"] == "0.600 ± 0.100"
+    assert row["each seed"] == "0.500 0.600 0.700"
+    assert row["beside"] == "theirs 0.600"
+    assert row["verdict"] == "ok"
+    assert rows([OURS], {}) == []
 
 
 def test_a_case_that_there_is_not() -> None:

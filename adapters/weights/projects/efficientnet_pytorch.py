@@ -35,6 +35,6 @@ PROJECTS = (
         "EfficientNet-PyTorch's",
         ("efficientnet",),
         _renamer,
-        note="made for norms with eps 1e-3 and, but for Lite, TensorFlow's padding, as timm's tf_* models have",
+        note="made for norms with eps 1e-3 and TensorFlow's padding, as timm's tf_* models have",
     ),
 )

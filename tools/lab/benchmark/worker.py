@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import sys
+from collections.abc import Callable
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from types import TracebackType
@@ -11,13 +12,17 @@ from unittest import mock
 
 import torch
 
-from lab.benchmark.cases import Case
 from lab.benchmark.measure import Bench, prepare_process
 from lab.benchmark.results import Settings
 
 #: Children are forked from a process that has imported this file and has run nothing: fresh, and there at once.
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload([__name__])
+
+
+def preload(*modules: str) -> None:
+    """Have the process that children are forked from import these, too, if it does not run yet."""
+    _context.set_forkserver_preload([__name__, *modules])
 
 
 def start_server() -> None:
@@ -41,18 +46,21 @@ class Worker:
         kind: the side, a key of ``peers.PEERS``.
         case: as this side gets it.
         settings: of the run.
+        bench: makes what is asked, in the process, from these three.
     """
 
-    def __init__(self, kind: str, case: Case, settings: Settings) -> None:
+    def __init__(
+        self, kind: str, case: Any, settings: Settings, bench: Callable[[str, Any, Settings], Any] = Bench
+    ) -> None:
         self._time_limit = settings.time_limit
         start_server()
         self._connection, theirs = _context.Pipe()
-        self._process = _context.Process(target=serve, args=(theirs, kind, case, settings), daemon=True)
+        self._process = _context.Process(target=serve, args=(theirs, kind, case, settings, bench), daemon=True)
         self._process.start()
         theirs.close()
 
     def ask(self, what: str, *arguments: Any) -> Any:
-        """Call a method of the process's :class:`Bench` and wait for the answer.
+        """Call a method of the process's ``bench`` and wait for the answer.
 
         Raises:
             SideError: the method raised, the process died, or nothing came within the time limit.
@@ -85,10 +93,12 @@ class Worker:
         self.stop()
 
 
-def serve(connection: Connection, kind: str, case: Case, settings: Settings) -> None:
+def serve(
+    connection: Connection, kind: str, case: Any, settings: Settings, make: Callable[[str, Any, Settings], Any]
+) -> None:
     """Answer until the other end hangs up."""
     prepare_process(settings)
-    bench: Bench | None = None
+    bench: Any = None
     while True:
         try:
             what, arguments = connection.recv()
@@ -96,7 +106,7 @@ def serve(connection: Connection, kind: str, case: Case, settings: Settings) -> 
             return
         try:
             if bench is None:
-                bench = Bench(kind, case, settings)
+                bench = make(kind, case, settings)
             connection.send((getattr(bench, what)(*arguments), None))
         except Exception as error:
             connection.send((None, one_line(error)))

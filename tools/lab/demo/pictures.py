@@ -8,8 +8,8 @@ from typing import Any
 import matplotlib
 import numpy as np
 from mmengine.dataset import pseudo_collate
-from mmengine.runner import Runner
 from PIL import Image
+from torch import nn
 
 matplotlib.use("Agg")
 
@@ -20,36 +20,39 @@ from matplotlib.patches import Patch, Rectangle
 
 from adapters.files import atomic_write
 
-PAIRS, PAIRS_PER_ROW = 8, 4
+#: Pictures in a row, and rows at most: images with all that is predicted for them.
+COLUMNS, ROWS = 5, 4
 SCORE_THRESHOLD = 0.3
 
 
-def draw_predictions(runner: Runner, path: Path) -> None:
-    """Draw images of the validation set twice: ground truth above, the model's prediction below.
+def draw_predictions(models: Mapping[str, nn.Module], dataset: Any, path: Path) -> None:
+    """Draw images of a dataset: ground truth above, below it what each model predicts.
 
     Args:
-        runner: after training; its validation dataset is mmdet's or mmseg's.
+        models: trained ones by title.
+        dataset: mmdet's or mmseg's.
         path: the PNG to write.
     """
-    dataset = runner.val_dataloader.dataset
     meta = dataset.metainfo
-    chosen = [round(place) for place in np.linspace(0, len(dataset) - 1, PAIRS)]
-    rows = 2 * -(-PAIRS // PAIRS_PER_ROW)
-    figure, axes = plt.subplots(rows, PAIRS_PER_ROW, figsize=(11, 2.55 * rows + 0.4), layout="constrained")
+    titles = ("ground truth", *models)
+    blocks = ROWS // len(titles)
+    chosen = [round(place) for place in np.linspace(0, len(dataset) - 1, blocks * COLUMNS)]
+    rows = blocks * len(titles)
+    figure, axes = plt.subplots(rows, COLUMNS, figsize=(2.75 * COLUMNS, 2.4 * rows + 0.4), layout="constrained")
     for axis in axes.flat:
         axis.set_axis_off()
     for place, index in enumerate(chosen):
         data = dataset[index]
         with Image.open(data["data_samples"].img_path) as image:
             pixels = np.asarray(image)
-        result = runner.model.test_step(pseudo_collate([data]))[0]
-        row, column = 2 * (place // PAIRS_PER_ROW), place % PAIRS_PER_ROW
-        for offset, title in enumerate(("ground truth", "prediction")):
-            axis = axes[row + offset, column]
+        for offset, title in enumerate(titles):
+            predicted = title in models
+            result = models[title if predicted else titles[1]].test_step(pseudo_collate([dataset[index]]))[0]
+            axis = axes[len(titles) * (place // COLUMNS) + offset, place % COLUMNS]
             axis.imshow(pixels)
-            axis.set_title(title, fontsize=8, pad=2, color="0.3")
+            axis.set_title(title, fontsize=9, pad=2, color="0.3")
             draw = _draw_boxes if "pred_instances" in result else _draw_classes
-            draw(axis, result, bool(offset), meta)
+            draw(axis, result, predicted, meta)
     shown = [name for name in meta["classes"] if name != "background"]
     colours = dict(zip(meta["classes"], meta["palette"], strict=True))
     patches = [Patch(color=_unit(colours[name]), label=name) for name in shown]
@@ -88,30 +91,35 @@ def _draw_classes(axis: Axes, result: Any, predicted: bool, meta: Mapping[str, A
     axis.imshow(palette[labels], interpolation="nearest")
 
 
-def draw_curve(records: Sequence[Mapping[str, float]], metric: str, title: str, scale: float, path: Path) -> None:
-    """Draw the loss of training and the metric of validation against the iteration.
+def draw_curves(
+    runs: Mapping[str, Sequence[Mapping[str, float]]], metric: str, title: str, scale: float, path: Path
+) -> None:
+    """Draw the loss of each training and the metric of its validations against the iteration.
 
     Args:
-        records: what the run logged; training records hold ``loss``, validation records ``metric``.
+        runs: what each run logged, by title; training records hold ``loss``, validation records ``metric``.
         metric: its name in the records.
         title: its name for people.
         scale: brings the logged metric to 0 to 1.
         path: the PNG to write.
     """
     figure, left = plt.subplots(figsize=(7, 4), layout="constrained")
-    steps, losses = zip(*((record["step"], record["loss"]) for record in records if "loss" in record), strict=True)
-    left.plot(steps, losses, color="tab:blue")
-    left.set_xlabel("iteration")
-    left.set_ylabel("training loss", color="tab:blue")
-    left.set_ylim(bottom=0)
     right = left.twinx()
-    steps, scores = zip(*((record["step"], record[metric]) for record in records if metric in record), strict=True)
-    right.plot(steps, [scale * score for score in scores], "o-", color="tab:orange")
-    for step, score in zip(steps, scores, strict=True):
-        right.annotate(f"{scale * score:.2f}", (step, scale * score), (0, 6), textcoords="offset points", ha="center")
-    right.set_ylabel(f"validation {title}", color="tab:orange")
-    right.set_ylim(0, 1)
+    for place, (name, records) in enumerate(runs.items()):
+        colour = f"C{place}"
+        steps, losses = zip(*((record["step"], record["loss"]) for record in records if "loss" in record), strict=True)
+        left.plot(steps, losses, color=colour, label=name)
+        steps, scores = zip(*((one["step"], scale * one[metric]) for one in records if metric in one), strict=True)
+        right.plot(steps, scores, "o", color=colour)
+        for step, score in zip(steps, scores, strict=True):
+            right.annotate(f"{score:.2f}", (step, score), (-6, 0), textcoords="offset points", ha="right", va="center")
+    left.set_xlabel("iteration")
+    left.set_ylabel("training loss (line)")
+    left.set_ylim(bottom=0)
     left.set_xlim(left=0)
+    left.legend(loc="upper center", frameon=False)
+    right.set_ylabel(f"validation {title} (point)")
+    right.set_ylim(0, 1)
     _save(figure, path)
 
 

@@ -21,8 +21,7 @@ class Case:
         backbone: its config.
         channels: of its levels, strides 4 to 32.
         floor: the mIoU that it must reach, from 0 to 1.
-        native: the name of the native class's case that it stands beside; its mIoU must not be lower by more than
-            ``MARGIN``.
+        native: the name of the native class's case that it stands beside, and must not be lower than.
     """
 
     name: str
@@ -32,7 +31,7 @@ class Case:
     native: str | None = None
 
 
-#: How much lower than its native counterpart a case may end: what another seed changes.
+#: How much lower than its native counterpart a single seed may end: what another seed changes.
 MARGIN = 0.05
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import statistics
 import subprocess
 import sys
 import time
@@ -26,6 +27,8 @@ RECIPE = REPOSITORY / "configs" / "segmentation" / "fpn_swinv2-cr-tiny_demo_shap
 TRAIN = REPOSITORY / "tools" / "train.py"
 TEST = REPOSITORY / "tools" / "test.py"
 METRIC = "mIoU"
+#: Seeds of a case, without which one run is hardly told from another.
+SEEDS = 3
 
 Result = dict[str, Any]
 
@@ -37,19 +40,17 @@ class Budget:
     Attributes:
         iterations: steps of ``batch_size`` crops.
         lr: the largest learning rate.
-        seed: of weights and data.
         images: drawn for training and for validation.
     """
 
     iterations: int = 400
     batch_size: int = 4
     lr: float = 4e-4
-    seed: int = 0
     images: tuple[int, int] = (600, 80)
 
 
-def make_config(case: Case, budget: Budget, data_root: Path) -> Config:
-    """Make the recipe with a case's backbone, for the budget."""
+def make_config(case: Case, budget: Budget, seed: int, data_root: Path) -> Config:
+    """Make the recipe with a case's backbone, for the budget and a seed of weights and data."""
     cfg = Config.fromfile(RECIPE)
     cfg.model.backbone = dict(case.backbone)
     cfg.model.neck.in_channels = list(case.channels)
@@ -61,21 +62,21 @@ def make_config(case: Case, budget: Budget, data_root: Path) -> Config:
     cfg.optim_wrapper.optimizer.lr = budget.lr
     cfg.train_dataloader.batch_size = budget.batch_size
     cfg.default_hooks.checkpoint = dict(type="CheckpointHook", by_epoch=False, interval=-1, save_last=False)
-    cfg.randomness = dict(seed=budget.seed)
+    cfg.randomness = dict(seed=seed)
     cfg.data_root = f"{data_root}/"
     for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
         loader.dataset.data_root = f"{data_root}/"
     return cfg
 
 
-def run_case(case: Case, budget: Budget, out: Path, data_root: Path) -> Result:
-    """Train a case from nothing; return what it reached, its size and its time.
+def run_case(case: Case, budget: Budget, seed: int, out: Path, data_root: Path) -> Result:
+    """Train a case from nothing with a seed; return what it reached, its size and its time.
 
     Raises:
         ValueError: the training failed; the end of its output is in the message.
     """
     start = time.monotonic()
-    records = train(make_config(case, budget, data_root), out / case.name.replace(" ", "_"))
+    records = train(make_config(case, budget, seed, data_root), out / f"{case.name.replace(' ', '_')}_{seed}")
     losses = [record["loss"] for record in records if "loss" in record]
     (score,) = [record[METRIC] / 100 for record in records if METRIC in record]
     return {
@@ -146,37 +147,61 @@ def count_backbone(backbone: Mapping[str, Any]) -> int:
         return count_parameters(MODELS.build(dict(backbone)))
 
 
+def result_name(case: Case, seed: int) -> str:
+    """Return the name under which the result of a case with a seed is kept."""
+    return f"{case.name} seed {seed}"
+
+
+def scores_of(name: str, results: Mapping[str, Result]) -> list[float]:
+    """Return the mIoU of each finished seed of a case."""
+    return [held["mIoU"] for key, held in results.items() if key.rpartition(" seed ")[0] == name]
+
+
 def judge(case: Case, results: Mapping[str, Result]) -> str:
-    """Say what is wrong with a case's result; nothing, if it is right."""
-    score = results[case.name]["mIoU"]
-    if score < case.floor:
+    """Say what is wrong with a case's results; nothing, if they are right.
+
+    A case is lower than its native counterpart beyond the spread where its best seed is below the other's worst: of
+    three seeds each, that happens to equals once in twenty times. Of fewer seeds, the means must be ``MARGIN`` apart.
+    """
+    scores = scores_of(case.name, results)
+    if statistics.mean(scores) < case.floor:
         return f"below its floor of {case.floor:.2f}"
-    beside = results.get(case.native or "")
-    if beside is not None and score < beside["mIoU"] - MARGIN:
-        return f"more than {MARGIN:.2f} below {case.native}"
-    return ""
+    theirs = scores_of(case.native or "", results)
+    if not theirs:
+        return ""
+    if min(len(scores), len(theirs)) >= SEEDS:
+        return f"each seed is below each of {case.native}" if max(scores) < min(theirs) else ""
+    apart = statistics.mean(scores) < statistics.mean(theirs) - MARGIN
+    return f"more than {MARGIN:.2f} below {case.native}" if apart else ""
 
 
 def rows(cases: Sequence[Case], results: Mapping[str, Result]) -> list[dict[str, Any]]:
-    """Make a line of the table for each finished case."""
-    return [
-        {
-            "backbone": case.name,
-            "parameters (M)": round(results[case.name]["parameters"] / 1e6, 1),
-            "mIoU": results[case.name]["mIoU"],
-            "floor": case.floor,
-            "beside": _beside(case, results),
-            "seconds": results[case.name]["seconds"],
-            "verdict": judge(case, results) or "ok",
-        }
-        for case in cases
-        if case.name in results
-    ]
+    """Make a line of the table for each case with a finished seed."""
+    table = []
+    for case in cases:
+        held = [result for key, result in results.items() if key.rpartition(" seed ")[0] == case.name]
+        if not held:
+            continue
+        scores, theirs = scores_of(case.name, results), scores_of(case.native or "", results)
+        table.append(
+            {
+                "backbone": case.name,
+                "parameters (M)": round(held[0]["parameters"] / 1e6, 1),
+                "mIoU": mean_and_spread(scores),
+                "each seed": " ".join(f"{score:.3f}" for score in scores),
+                "beside": f"{case.native} {mean_and_spread(theirs)}" if theirs else "",
+                "floor": case.floor,
+                "seconds": round(statistics.mean(result["seconds"] for result in held)),
+                "verdict": judge(case, results) or "ok",
+            }
+        )
+    return table
 
 
-def _beside(case: Case, results: Mapping[str, Result]) -> str:
-    native = case.native
-    return f"{native} {results[native]['mIoU']}" if native is not None and native in results else ""
+def mean_and_spread(scores: Sequence[float]) -> str:
+    """Write the mean of scores and, of several, their standard deviation."""
+    mean = f"{statistics.mean(scores):.3f}"
+    return f"{mean} ± {statistics.stdev(scores):.3f}" if len(scores) > 1 else mean
 
 
 def prepare_data(budget: Budget, out: Path) -> Path:

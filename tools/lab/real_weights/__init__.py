@@ -1,0 +1,1 @@
+"""Measurements with weights that were trained: an EfficientNet-Lite0 that the package index holds."""
