@@ -45,7 +45,7 @@ class WindowAttention(WindowMultiHeadAttention):
         length = torch.linalg.vector_norm(qkv[:, :, :2], dim=-1, keepdim=True).clamp_min(1e-12)
         scale = self.logit_scale.clamp(max=math.log(1.0 / 0.01)).exp()
         factor = (torch.stack((scale, torch.ones_like(scale))).unsqueeze(-1) / length).to(qkv.dtype)
-        if not torch.is_grad_enabled():
+        if not torch.is_grad_enabled() and not torch.compiler.is_exporting():
             qkv[:, :, :2].mul_(factor)
             return qkv
         # Values times one: splitting them off would cost the backward pass more.
@@ -111,6 +111,8 @@ class AnySizeBlock(SwinTransformerV2CrBlock):
 
 def window_axis(size: int, full_window: int, shifted: bool) -> Axis:
     """Cut one side of a stage's grid; a side no larger than a window is one window, neither padded nor shifted."""
+    if torch.compiler.is_exporting():  # windows with pads that are not attended give the same
+        return Axis(size, full_window, full_window // 2 if shifted else 0)
     return Axis(size, full_window, full_window // 2 if shifted else 0) if size > full_window else Axis(size, size)
 
 
