@@ -14,6 +14,7 @@ from torch.export import ExportedProgram
 
 from adapters.export.libraries import WRITING, require
 from adapters.export.refusals import refusal_to_convert
+from adapters.kernels.free_sizes import OPERATOR as PLAIN_SIZES
 
 #: Names of the image's axes.
 AXES = ("batch", "channels", "height", "width")
@@ -36,10 +37,15 @@ def write_onnx(
         ModuleNotFoundError: a library of ONNX is not installed.
     """
     require(WRITING, "writing an ONNX file")
-    free_size = any(not isinstance(side, int) for side in _image_node(program).meta["val"].shape[-2:])
+    image = image_of(program)
+    free_size = any(not isinstance(side, int) for side in image.shape[-2:])
+    environment = getattr(image.fake_mode, "shape_env", None)
     try:
-        with _quiet():
-            written: Any = torch.onnx.export(program, dynamo=True, verbose=False, optimize=True)
+        # torch traces the program once more, to split its operators into ONNX's.
+        with _quiet(), environment.suppress_guards() if environment else contextlib.nullcontext():
+            written: Any = torch.onnx.export(
+                program, dynamo=True, verbose=False, optimize=True, custom_translation_table={PLAIN_SIZES: _identity}
+            )
     except Exception as error:
         raise refusal_to_convert(error, name, free_size) from error
     _name_axes(written.model, names)
@@ -47,9 +53,17 @@ def write_onnx(
     written.save(path)
 
 
-def _image_node(program: ExportedProgram) -> Any:
+def image_of(program: ExportedProgram) -> Any:
+    """Return the tensor without data that stands for a program's image, ``(B, C, H, W)``."""
     (name,) = program.graph_signature.user_inputs
-    return next(node for node in program.graph.nodes if node.name == name)
+    return next(node for node in program.graph.nodes if node.name == name).meta["val"]
+
+
+def _identity(x: Any, axes: Any = None, multiple: Any = None) -> Any:  # noqa: ARG001, torch passes them
+    """Write the operator that names sizes as what it is."""
+    from onnxscript import opset18
+
+    return opset18.Identity(x)
 
 
 def _name_axes(model: Any, names: Sequence[str]) -> None:

@@ -5,7 +5,9 @@ comparisons of indices, and no branch is taken: the same graph serves every size
 window with pads, which are masked; it is not shifted.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,25 +82,19 @@ class ExportedWindows:
         self.rows, self.columns = (ExportedAxis.of(*side, device) for side in (rows, columns))
         self.area = self.rows.window * self.columns.window
         self.count = self.rows.count * self.columns.count
+        self._to_windows, self._to_grid = self._split_index(), self._join_index()
+        self._masks: dict[tuple[torch.dtype, float], Tensor] = {}
 
     def split(self, tokens: Tensor) -> Tensor:
         """Cut ``(B, H * W, C)`` into ``(windows, L, C)``, with zeros at the pads."""
-        rows, columns = self.rows, self.columns
-        index = rows.cells[:, None] * columns.size + columns.cells
-        pads = rows.is_pad[:, None] | columns.is_pad
-        index = self._by_window(torch.where(pads, rows.size * columns.size, index))
         # A row of zeros behind the last cell, for the pads.
-        split = F.pad(tokens, (0, 0, 0, 1)).index_select(1, index.reshape(-1))
+        split = F.pad(tokens, (0, 0, 0, 1)).index_select(1, self._to_windows)
         return split.reshape(self.batch * self.count, self.area, tokens.shape[-1])
 
     def join(self, windows: Tensor) -> Tensor:
         """Put ``(windows, L, C)`` back together, ``(B, H * W, C)``, without the pads."""
-        rows, columns = self.rows, self.columns
-        row = _floor(rows.places, rows.window) * columns.count * rows.window + rows.places % rows.window
-        column = _floor(columns.places, columns.window) * self.area + columns.places % columns.window
-        index = (row * columns.window)[:, None] + column
         flat = windows.reshape(self.batch, self.count * self.area, windows.shape[-1])
-        return flat.index_select(1, index.reshape(-1))
+        return flat.index_select(1, self._to_grid)
 
     def mask(self, dtype: torch.dtype, wrapped_score: float) -> Tensor:
         """Return what the masks add to the scores: minus infinity for pads, ``wrapped_score`` across the edge.
@@ -106,6 +102,8 @@ class ExportedWindows:
         Returns:
             ``(windows, 1, L, L)``, or ``(windows, 1, 1, L)`` where that is the same for all queries.
         """
+        if (known := self._masks.get((dtype, wrapped_score))) is not None:
+            return known
         pads = self._by_window(self.rows.is_pad[:, None] | self.columns.is_pad).reshape(self.count, 1, self.area)
         scores = torch.zeros((), dtype=dtype, device=pads.device)
         if wrapped_score:
@@ -114,7 +112,23 @@ class ExportedWindows:
             scores = (labels[:, :, None] != labels[:, None, :]).to(dtype) * wrapped_score
         scores = torch.where(pads, torch.full((), float("-inf"), dtype=dtype, device=pads.device), scores)
         every = scores.unsqueeze(0).expand(self.batch, -1, -1, -1)
-        return every.reshape(self.batch * self.count, 1, scores.shape[1], self.area)
+        every = every.reshape(self.batch * self.count, 1, scores.shape[1], self.area)
+        self._masks[dtype, wrapped_score] = every
+        return every
+
+    def _split_index(self) -> Tensor:
+        """Return the cell of each place, window by window; pads point behind the last cell."""
+        rows, columns = self.rows, self.columns
+        index = rows.cells[:, None] * columns.size + columns.cells
+        pads = rows.is_pad[:, None] | columns.is_pad
+        return self._by_window(torch.where(pads, rows.size * columns.size, index)).reshape(-1)
+
+    def _join_index(self) -> Tensor:
+        """Return the place of each cell in the order of :meth:`split`."""
+        rows, columns = self.rows, self.columns
+        row = _floor(rows.places, rows.window) * columns.count * rows.window + rows.places % rows.window
+        column = _floor(columns.places, columns.window) * self.area + columns.places % columns.window
+        return ((row * columns.window)[:, None] + column).reshape(-1)
 
     def _by_window(self, grid: Tensor) -> Tensor:
         """Order the places of padded sides by window, ``(rows, columns)`` -> ``(count, count, window, window)``."""
@@ -124,6 +138,33 @@ class ExportedWindows:
 
 def _floor(places: Tensor, window: int) -> Tensor:
     return torch.div(places, window, rounding_mode="floor")
+
+
+#: The windows that the present trace has cut.
+_KNOWN: ContextVar[dict[str, ExportedWindows] | None] = ContextVar("windows of a trace", default=None)
+
+
+@contextmanager
+def sharing_windows() -> Iterator[None]:
+    """Have the blocks of one trace that cut equal grids alike share the indices, which belong to its graph."""
+    token = _KNOWN.set({})
+    try:
+        yield
+    finally:
+        _KNOWN.reset(token)
+
+
+def exported_windows(
+    batch: int, rows: tuple[int, int, int], columns: tuple[int, int, int], device: torch.device
+) -> ExportedWindows:
+    """Return the windows of a batch of equal grids; arguments are those of :class:`ExportedWindows`."""
+    known = _KNOWN.get()
+    if known is None:
+        return ExportedWindows(batch, rows, columns, device)
+    key = f"{batch} {rows} {columns} {device}"
+    if key not in known:
+        known[key] = ExportedWindows(batch, rows, columns, device)
+    return known[key]
 
 
 def attend_exported(
@@ -137,7 +178,7 @@ def attend_exported(
 ) -> Tensor:
     """Attend as :func:`adapters.windows.attention.attend_in_windows`, ``(B * H * W, C)`` -> the same shape."""
     sides = ((axis.size, axis.window, axis.shift) for axis in (rows, columns))
-    windows = ExportedWindows(batch, *sides, tokens.device)
+    windows = exported_windows(batch, *sides, tokens.device)
     mask = None if wrapped_score is None else windows.mask(tokens.dtype, wrapped_score)
     split = windows.split(tokens.reshape(batch, rows.size * columns.size, tokens.shape[-1]))
     return windows.join(attend_qkv(project_qkv(split), mask)).reshape(tokens.shape)
