@@ -32,8 +32,11 @@ class Freedom:
         return f"{batch}, {'any height and width' if self.size else 'one height and width'}"
 
 
+FREE = Freedom()
+
+
 class _Unguarded(nn.Module):
-    """A module under trace: the questions that its code asks about sizes are answered for the example, and forgotten."""
+    """A module under trace: questions about sizes that its code asks are answered for the example, and forgotten."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
@@ -65,7 +68,7 @@ def trace(module: nn.Module, image: Tensor, freedom: Freedom, name: str) -> Expo
     if freedom.size:
         free.update({2: Dim.DYNAMIC, 3: Dim.DYNAMIC})
     try:
-        # The cache of shapes costs more than it saves where these are symbols: tracing Twins-SVT takes 40% less without.
+        # The cache of shapes costs more than it saves where these are symbols: Twins-SVT takes 40% less without.
         with torch.no_grad(), torch._dynamo.config.patch(fake_tensor_cache_enabled=False):
             program = torch.export.export(
                 _Unguarded(module),
