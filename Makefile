@@ -14,7 +14,7 @@ QUICK := tests/test_base.py tests/test_factory.py tests/weights --ignore tests/w
 # Threads that wait without spinning: on few cores, any other process makes spinning ones ten times slower.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help setup setup-compiled demo seg-demo bench bench-extract coverage learning docs test test-quick lint format clean
+.PHONY: help setup setup-compiled demo seg-demo bench bench-extract gpu coverage learning docs test test-quick lint format clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -53,6 +53,10 @@ bench: setup  ## time and memory beside timm and mmseg (an hour on 2 cores), tab
 
 bench-extract: setup  ## feature extraction beside the bare forward pass
 	cd $(ROOT) && $(BIN)/python tools/benchmark_extraction.py
+
+# Nothing may be had there but what is carried: without .venv, the machine's own Python and torch do.
+gpu:  ## check everything on a CUDA GPU (9 minutes), table in docs/gpu.md
+	cd $(ROOT) && $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) tools/check_gpu.py
 
 coverage: setup  ## every family of timm's, at five sizes, table in docs/coverage.md (an hour on 2 cores)
 	cd $(ROOT) && $(BIN)/python tools/measure_coverage.py
