@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from mmengine.logging.history_buffer import HistoryBuffer
 
-_MULTIARRAY = getattr(np, "_core", getattr(np, "core", None)).multiarray
+_MULTIARRAY = getattr(np, "_core" if hasattr(np, "_core") else "core").multiarray
 
 #: Besides tensors and containers: the log's numbers, which lie in arrays, beside the methods that sum them up.
 _CLASSES = [
