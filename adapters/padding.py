@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from adapters.kernels.versions import is_exporting
+
 
 def check_image(image: Tensor, in_channels: int, model_name: str) -> None:
     """Require ``(B, C, H, W)`` of a number of channels.
@@ -42,7 +44,7 @@ def pad_to_multiple(image: Tensor, multiple: int, margins: tuple[int, int] = (0,
     before, after = margins
     bottom, right = (count_cells(side, multiple) * multiple - side + after for side in image.shape[-2:])
     # In a file for any size, nothing may depend on whether the example needed pads.
-    if torch.compiler.is_exporting() or bottom or right or before:
+    if is_exporting() or bottom or right or before:
         return F.pad(image, (before, right, before, bottom))
     return image
 
@@ -68,6 +70,6 @@ def crop_to_stride(feature_map: Tensor, image_size: tuple[int, int], stride: int
         cells = count_cells(side, stride)
         # The question is a guard of a compiled graph: without it, a slice that happens to keep everything at the size
         # of the first image is left out of Inductor's code for every size. A file for any size always has the slice.
-        if torch.compiler.is_exporting() or feature_map.shape[axis] != cells:
+        if is_exporting() or feature_map.shape[axis] != cells:
             feature_map = feature_map.narrow(axis, 0, cells)
     return feature_map.to(dtype).contiguous()

@@ -15,7 +15,7 @@ from mmengine.registry import MODELS
 from references import relative_error
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_flatten
 from zoo import ZOO, Spec, image, randomise
 
 import adapters
@@ -215,7 +215,7 @@ class NoTransfers(TorchFunctionMode):
 
     def __torch_function__(self, operator: Any, types: Any, arguments: Any = (), named: Any = None) -> Any:
         result = operator(*arguments, **(named or {}))
-        tensors = [value for value in tree_leaves((arguments, named, result)) if isinstance(value, Tensor)]
+        tensors = [value for value in tree_flatten((arguments, named, result))[0] if isinstance(value, Tensor)]
         # A tensor of one value goes along with the operator, as a number does.
         places = {tensor.device.type for tensor in tensors if tensor.ndim}
         assert len(places) < 2, f"{operator} between {places}"

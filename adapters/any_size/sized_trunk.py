@@ -18,10 +18,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.amp import is_autocast_available
 
 from adapters.any_size.positions import Resampling, resampling_of
 from adapters.kernels.cpu import is_eager
+from adapters.kernels.versions import is_autocast_available
 
 Size = tuple[int, int]
 

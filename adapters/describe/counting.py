@@ -17,13 +17,17 @@ aten = torch.ops.aten
 
 #: Products of two activations. Nothing else in these models multiplies batches of matrices: all weights are in
 #: convolutions and linear layers.
-ATTENTION_OPERATORS = (
-    aten.bmm,
-    aten.baddbmm,
-    aten._scaled_dot_product_flash_attention_for_cpu,
-    aten._scaled_dot_product_flash_attention,
-    aten._scaled_dot_product_efficient_attention,
-    aten._scaled_dot_product_cudnn_attention,
+ATTENTION_OPERATORS = tuple(
+    getattr(aten, name)
+    for name in (
+        "bmm",
+        "baddbmm",
+        "_scaled_dot_product_flash_attention_for_cpu",
+        "_scaled_dot_product_flash_attention",
+        "_scaled_dot_product_efficient_attention",
+        "_scaled_dot_product_cudnn_attention",
+    )
+    if hasattr(aten, name)  # older releases of torch lack the first and the last
 )
 
 

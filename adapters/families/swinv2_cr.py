@@ -11,6 +11,7 @@ from adapters.base import BackboneAdapter
 from adapters.kernels.free_sizes import with_plain_sizes
 from adapters.kernels.mlp import is_untouched_mlp
 from adapters.kernels.packed_attention import attend_packed
+from adapters.kernels.versions import is_exporting
 from adapters.registry import register_model
 from adapters.trunk.memo import Memo
 from adapters.trunk.recompute import RecomputingTrunk, recompute_blocks
@@ -46,7 +47,7 @@ class WindowAttention(WindowMultiHeadAttention):
         length = torch.linalg.vector_norm(qkv[:, :, :2], dim=-1, keepdim=True).clamp_min(1e-12)
         scale = self.logit_scale.clamp(max=math.log(1.0 / 0.01)).exp()
         factor = (torch.stack((scale, torch.ones_like(scale))).unsqueeze(-1) / length).to(qkv.dtype)
-        if not torch.is_grad_enabled() and not torch.compiler.is_exporting():
+        if not torch.is_grad_enabled() and not is_exporting():
             qkv[:, :, :2].mul_(factor)
             return qkv
         # Values times one: splitting them off would cost the backward pass more.
@@ -120,7 +121,7 @@ class PlainMerging(PatchMerging):
 
 def window_axis(size: int, full_window: int, shifted: bool) -> Axis:
     """Cut one side of a stage's grid; a side no larger than a window is one window, neither padded nor shifted."""
-    if torch.compiler.is_exporting():  # windows with pads that are not attended give the same
+    if is_exporting():  # windows with pads that are not attended give the same
         return Axis(size, full_window, full_window // 2 if shifted else 0)
     return Axis(size, full_window, full_window // 2 if shifted else 0) if size > full_window else Axis(size, size)
 

@@ -8,6 +8,7 @@ from typing_extensions import Unpack
 from adapters.base import BackboneAdapter, TrunkOutput
 from adapters.kernels.long_attention import attend
 from adapters.kernels.packed_attention import attend_packed
+from adapters.kernels.versions import is_exporting
 from adapters.options import AdapterOptions
 from adapters.registry import register_model
 from adapters.trunk.surgery import graft
@@ -29,7 +30,7 @@ class WindowAttention(LocallyGroupedAttn):
         """Attend within windows of an ``H x W`` grid, ``(B, H * W, C)`` -> the same shape."""
         batch, tokens, channels = x.shape
         rows, columns = (Axis(side, self.ws) for side in size)
-        if torch.compiler.is_exporting():
+        if is_exporting():
             return self._forward_exported(x, rows, columns)
         # Whether there are pads is asked where it matters alone: the answer is a guard of a compiled graph.
         masked = self.padding == "mask" or (

@@ -3,7 +3,8 @@
 import torch
 import torch.nn.modules.module as torch_module
 from torch import Tensor, nn
-from torch.utils._python_dispatch import is_in_torch_dispatch_mode
+
+from adapters.kernels.versions import are_transforms_active, is_compiling, is_in_torch_dispatch_mode
 
 HAS_ONEDNN: bool = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 #: The CPU multiplies in bfloat16 itself.
@@ -16,12 +17,7 @@ _TENSORS = (Tensor, nn.Parameter)
 
 def is_eager() -> bool:
     """Tell whether nothing traces, counts or transforms the present pass, so that its tensors outlive it."""
-    return not (
-        torch.compiler.is_compiling()
-        or torch.jit.is_tracing()
-        or is_in_torch_dispatch_mode()
-        or torch._C._are_functorch_transforms_active()
-    )
+    return not (is_compiling() or torch.jit.is_tracing() or is_in_torch_dispatch_mode() or are_transforms_active())
 
 
 def is_eager_on_cpu(x: Tensor) -> bool:

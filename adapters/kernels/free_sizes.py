@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from adapters.kernels.versions import custom_op, is_exporting
+
 
 def with_plain_sizes(x: Tensor, axes: Sequence[int], multiple: int = 1) -> Tensor:
     """Return a tensor of any shape itself; while a model is exported, with new symbols for sizes that have formulas.
@@ -21,7 +23,7 @@ def with_plain_sizes(x: Tensor, axes: Sequence[int], multiple: int = 1) -> Tenso
         axes: of the sizes.
         multiple: a number that divides these sizes.
     """
-    if not torch.compiler.is_exporting():
+    if not is_exporting():
         return x
     axes = [axis % x.ndim for axis in axes]
     axes = [axis for axis in axes if not isinstance(x.shape[axis], int) and not _is_plain(x.shape[axis], multiple)]
@@ -33,7 +35,7 @@ def _is_plain(size: Any, multiple: int) -> bool:
     return formula.is_symbol or (formula / multiple).is_symbol
 
 
-@torch.library.custom_op("adapters::plain_sizes", mutates_args=())
+@custom_op("adapters::plain_sizes", mutates_args=())
 def _plain(x: Tensor, axes: Sequence[int], multiple: int) -> Tensor:  # noqa: ARG001, for the trace alone
     return x.clone()
 
@@ -53,4 +55,4 @@ def _(x: Tensor, axes: Sequence[int], multiple: int) -> Tensor:
 
 
 #: The operator, for those who take it out.
-OPERATOR = torch.ops.adapters.plain_sizes.default
+OPERATOR: Any = torch.ops.adapters.plain_sizes.default if hasattr(torch.library, "custom_op") else None

@@ -12,7 +12,7 @@ from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.optim import OptimWrapper
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_flatten, tree_map_only
 
 from adapters.openmmlab.config_tree import children
 from adapters.registry import register_optim_wrapper
@@ -50,8 +50,8 @@ def patch_nms_for_bf16() -> None:
     from mmcv.ops.nms import NMSop
 
     if not hasattr(NMSop, "casts_on_cpu"):
-        cast = torch.amp.custom_fwd(NMSop.forward, device_type="cpu", cast_inputs=torch.float32)
-        NMSop.forward = staticmethod(cast)
+        forward = NMSop.forward
+        NMSop.forward = staticmethod(lambda *args: forward(*tree_map_only(Tensor, _to_fp32, args)))
         NMSop.casts_on_cpu = True
 
 
@@ -68,7 +68,7 @@ def mmcv_operators_in_fp32(model: nn.Module) -> Iterator[None]:
     def enter(module: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
         contexts[module] = ExitStack()
         contexts[module].enter_context(torch.autocast("cpu", enabled=False))
-        if any(isinstance(leaf, Tensor) and leaf.dtype == torch.bfloat16 for leaf in tree_leaves((args, kwargs))):
+        if any(isinstance(leaf, Tensor) and leaf.dtype == torch.bfloat16 for leaf in tree_flatten((args, kwargs))[0]):
             lowered.add(module)
         return tree_map_only(Tensor, _to_fp32, (args, kwargs))
 

@@ -11,12 +11,10 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
-import torch
-from mmengine.runner.checkpoint import get_torch_safe_globals
 from torch import Tensor, nn
 
 from adapters.base import BackboneAdapter
+from adapters.openmmlab.run_state import load_state
 from adapters.weights.download import fetch_contents, locate
 from adapters.weights.file import StateDict, first_line
 from adapters.weights.report import some
@@ -29,9 +27,6 @@ WRAPPERS = re.compile(r"^((module|_orig_mod)\.)+")
 
 #: Beginnings of the names of classifiers' last layers, as timm, torchvision, mmpretrain and transformers have them.
 CLASSIFIERS = ("head.", "heads.", "fc.", "classifier.", "head_drop.")
-
-#: Types in the state of mmengine's runs besides those that it lists itself.
-_NUMPY_TYPES = [type(np.dtype(code)) for code in np.typecodes["AllInteger"] + "efd?"]
 
 
 def read_model(name: str) -> dict[str, Any]:
@@ -83,8 +78,7 @@ def read_as_mmengine(name: str, map_location: str | Callable[..., Any] = "cpu") 
     """
     read_model(name)  # has a message for everything that may be wrong with a file
     try:
-        with torch.serialization.safe_globals([*get_torch_safe_globals(), *_NUMPY_TYPES]):
-            return torch.load(locate(name), map_location=map_location, weights_only=True)
+        return load_state(locate(name), map_location)
     except (pickle.UnpicklingError, RuntimeError, AttributeError, TypeError) as error:
         foreign = re.search(r"GLOBAL (\S+)", str(error))
         raise ValueError(

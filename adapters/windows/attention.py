@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from adapters.kernels.versions import custom_op, is_compiling, is_exporting
 from adapters.windows.exported import attend_exported
 from adapters.windows.partition import Axis, Windows, windows_of
 
@@ -41,9 +42,9 @@ def attend_in_windows(
     Returns:
         ``(B * H * W, C)``.
     """
-    if torch.compiler.is_exporting():
+    if is_exporting():
         return attend_exported(tokens, batch, rows, columns, project_qkv, attend_qkv, wrapped_score)
-    if torch.compiler.is_compiling():
+    if is_compiling():
         return _attend_compiled(tokens, batch, rows, columns, project_qkv, attend_qkv, wrapped_score)
     windows = windows_of(batch, rows, columns, tokens.device)
     qkv = project_qkv(windows.split(tokens))
@@ -79,18 +80,18 @@ def _windows(layout: Sequence[int], device: torch.device) -> Windows:
     return windows_of(layout[0], Axis(*layout[1:4]), Axis(*layout[4:]), device)
 
 
-@torch.library.custom_op("adapters::split_windows", mutates_args=())
+@custom_op("adapters::split_windows", mutates_args=())
 def _split(tokens: Tensor, layout: Sequence[int]) -> Tensor:
     windows = _windows(layout, tokens.device)
     return windows.gather(tokens).view(-1, windows.area, tokens.shape[-1])
 
 
-@torch.library.custom_op("adapters::join_windows", mutates_args=())
+@custom_op("adapters::join_windows", mutates_args=())
 def _join(windows: Tensor, layout: Sequence[int]) -> Tensor:
     return _windows(layout, windows.device).scatter(windows.reshape(-1, windows.shape[-1]))
 
 
-@torch.library.custom_op("adapters::window_masks", mutates_args=())
+@custom_op("adapters::window_masks", mutates_args=())
 def _masks(like: Tensor, layout: Sequence[int], wrapped_score: float) -> Tensor:
     """Return the mask of every window, ``(windows, 1, L, L)``."""
     windows = _windows(layout, like.device)

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from adapters.kernels.versions import is_exporting
 from adapters.windows.exported import exported_windows
 from adapters.windows.partition import Axis, WindowGroup, windows_of
 
@@ -119,7 +120,7 @@ def make_runner(
         batch, grid, window_size, prefix_tokens: those of :class:`WindowedRunner`.
         like: a tensor of the dtype and on the device of the tokens, of any shape.
     """
-    if torch.compiler.is_exporting():
+    if is_exporting():
         return ExportedRunner(batch, grid, window_size, prefix_tokens, like)
     if any(side > window_size for side in grid):
         return WindowedRunner(batch, grid, window_size, prefix_tokens, like)

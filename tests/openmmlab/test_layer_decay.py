@@ -216,7 +216,7 @@ def test_a_step_of_accumulated_gradients_moves_each_layer_by_its_rate(scope: str
     for seed in (1, 2):
         image = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(seed))
         with wrapper.optim_context(model):
-            outputs = torch.utils._pytree.tree_leaves(model(image, mode="tensor"))
+            outputs = torch.utils._pytree.tree_flatten(model(image, mode="tensor"))[0]
             loss = sum(output.float().square().mean() for output in outputs)
         wrapper.update_params(loss)
         moved = [name for name, parameter in model.named_parameters() if not torch.equal(parameter, before[name])]
@@ -231,7 +231,7 @@ def test_a_step_of_accumulated_gradients_moves_each_layer_by_its_rate(scope: str
     for seed in (1, 2):
         image = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(seed))
         with torch.autocast("cpu", torch.bfloat16, enabled=amp):
-            outputs = torch.utils._pytree.tree_leaves(plain(image, mode="tensor"))
+            outputs = torch.utils._pytree.tree_flatten(plain(image, mode="tensor"))[0]
             (sum(output.float().square().mean() for output in outputs) / 2).backward()
     for name, parameter in plain.named_parameters():
         # A step loses the digits that lie below those of the parameter.

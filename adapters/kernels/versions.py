@@ -1,0 +1,77 @@
+"""What newer releases of torch have, and what takes its place in older ones, down to torch 2.1: all of it is here."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.utils import _python_dispatch
+
+if hasattr(_python_dispatch, "is_in_torch_dispatch_mode"):  # torch 2.5
+    is_in_torch_dispatch_mode: Callable[[], bool] = _python_dispatch.is_in_torch_dispatch_mode
+else:
+
+    def is_in_torch_dispatch_mode() -> bool:
+        """Tell whether a mode sees each operator, such as one that counts or traces them."""
+        return _python_dispatch._get_current_dispatch_mode() is not None
+
+
+if hasattr(torch.amp, "is_autocast_available"):  # torch 2.4
+    is_autocast_available: Callable[[str], bool] = torch.amp.is_autocast_available
+else:
+
+    def is_autocast_available(device_type: str) -> bool:
+        """Tell whether a kind of device has autocast."""
+        return device_type in ("cpu", "cuda")
+
+
+if hasattr(torch.compiler, "is_compiling"):  # torch 2.3
+    is_compiling: Callable[[], bool] = torch.compiler.is_compiling
+else:
+
+    def is_compiling() -> bool:
+        """Tell whether torch.compile traces the present pass."""
+        return torch._dynamo.is_compiling()
+
+
+if hasattr(torch.compiler, "is_exporting"):  # torch 2.7
+    is_exporting: Callable[[], bool] = torch.compiler.is_exporting
+else:
+
+    def is_exporting() -> bool:
+        """Tell whether torch.export traces the present pass; exports need a newer torch."""
+        return False
+
+
+if hasattr(torch._C, "_are_functorch_transforms_active"):  # torch 2.3
+    are_transforms_active: Callable[[], bool] = torch._C._are_functorch_transforms_active
+else:
+
+    def are_transforms_active() -> bool:
+        """Tell whether a transform of torch.func is active."""
+        return torch._C._functorch.peek_interpreter_stack() is not None
+
+
+if hasattr(torch.library, "custom_op"):  # torch 2.4
+    custom_op: Callable[..., Any] = torch.library.custom_op
+else:
+
+    def custom_op(name: str, mutates_args: tuple[str, ...]) -> Callable[[Callable], Any]:  # noqa: ARG001
+        """Make a function that torch.compile calls and does not look into; the graph ends before it."""
+
+        def decorate(function: Callable) -> Any:
+            operator = torch.compiler.disable(function)
+            operator.register_fake = lambda fake: fake
+            operator.register_autograd = lambda *_, **__: None  # autograd looks into the function
+            return operator
+
+        return decorate
+
+
+__all__ = [
+    "are_transforms_active",
+    "custom_op",
+    "is_autocast_available",
+    "is_compiling",
+    "is_exporting",
+    "is_in_torch_dispatch_mode",
+]
