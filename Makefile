@@ -33,7 +33,7 @@ $(READY): $(ROOT)/requirements/constraints.txt $(ROOT)/setup.py $(ROOT)/pyprojec
 	$(PIP) --no-build-isolation -e "$(ROOT)[test]"
 	touch $(READY)
 
-demo: setup  ## train and evaluate a detector on generated images (6 minutes), pictures in work_dirs/demo
+demo: setup  ## train a detector from pretrained and from random weights (6 minutes), pictures in work_dirs/demo
 	cd $(ROOT) && $(BIN)/python tools/demo.py
 
 seg-demo: setup  ## the same for a segmentor, pictures in work_dirs/seg-demo
