@@ -42,7 +42,7 @@ setup-compiled: setup  ## the same, with mmcv's own operators compiled (10 minut
 	$(PIP) "setuptools>=80,<81" wheel packaging ninja
 	CFLAGS=-g0 $(PIP) --no-build-isolation --no-cache-dir --no-deps --force-reinstall onedl-mmcv
 
-demo: $(USABLE)  ## train and evaluate a detector on generated images (6 minutes), pictures in work_dirs/demo
+demo: $(USABLE)  ## train a detector from pretrained and from random weights (6 minutes), pictures in work_dirs/demo
 	cd $(ROOT) && $(BIN)/python tools/demo.py
 
 seg-demo: $(USABLE)  ## the same for a segmentor, pictures in work_dirs/seg-demo

@@ -1,4 +1,4 @@
-# The demo (`make demo`): what two CPU cores learn in a few minutes.
+# A short training from random weights: what two CPU cores learn in six minutes.
 _base_ = "./retinanet_twins-svt-s_fpn_2k_shapes.py"
 
 max_iters = 600
