@@ -1,0 +1,1 @@
+"""Exporting models to ``torch.export`` programs and ONNX files."""
