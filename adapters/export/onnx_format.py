@@ -20,7 +20,12 @@ AXES = ("batch", "channels", "height", "width")
 
 
 def write_onnx(
-    program: ExportedProgram, path: Path, names: Sequence[str], metadata: Mapping[str, Any], name: str
+    program: ExportedProgram,
+    path: Path,
+    names: Sequence[str],
+    metadata: Mapping[str, Any],
+    name: str,
+    inputs: Sequence[str] = ("image",),
 ) -> None:
     """Write a program as ONNX; weights beyond 2 GB lie beside it, in ``NAME.onnx.data``.
 
@@ -30,39 +35,40 @@ def write_onnx(
         names: of the outputs.
         metadata: kept in the file, each value as JSON.
         name: of the model, for messages.
+        inputs: their names.
 
     Raises:
         ValueError: ONNX has no operator for something in the program.
         ModuleNotFoundError: a library of ONNX is not installed.
     """
     require(WRITING, "writing an ONNX file")
-    free_size = any(not isinstance(side, int) for side in _image_node(program).meta["val"].shape[-2:])
+    free_size = any(not isinstance(side, int) for shape in _input_shapes(program) for side in shape[2:])
     try:
         with _quiet():
             written: Any = torch.onnx.export(program, dynamo=True, verbose=False, optimize=True)
     except Exception as error:
         raise refusal_to_convert(error, name, free_size) from error
-    _name_axes(written.model, names)
+    _name_axes(written.model, inputs, names)
     written.model.metadata_props.update({key: json.dumps(value) for key, value in metadata.items()})
     written.save(path)
 
 
-def _image_node(program: ExportedProgram) -> Any:
-    (name,) = program.graph_signature.user_inputs
-    return next(node for node in program.graph.nodes if node.name == name)
+def _input_shapes(program: ExportedProgram) -> list[Any]:
+    inputs = program.graph_signature.user_inputs
+    return [node.meta["val"].shape for node in program.graph.nodes if node.name in inputs]
 
 
-def _name_axes(model: Any, names: Sequence[str]) -> None:
-    """Name input, outputs and their free axes; forget the shapes that were worked out between them."""
+def _name_axes(model: Any, inputs: Sequence[str], names: Sequence[str]) -> None:
+    """Name inputs, outputs and their free axes; forget the shapes that were worked out between them."""
     import onnx_ir
 
-    (image,) = model.graph.inputs
-    image.name = "image"
-    known = {}
-    for place, axis in enumerate(image.shape):
-        if not isinstance(axis, int):
-            known[str(axis.value)] = AXES[place]
-            image.shape[place] = onnx_ir.SymbolicDim(AXES[place])
+    known: dict[str, str] = {}
+    for value, name in zip(model.graph.inputs, inputs, strict=True):
+        value.name = name
+        for place, axis in enumerate(value.shape):
+            if not isinstance(axis, int):
+                known.setdefault(str(axis.value), _name_axis(name, place, len(value.shape)))
+                value.shape[place] = onnx_ir.SymbolicDim(known[str(axis.value)])
     for node in model.graph:
         for value in node.outputs:
             if not value.is_graph_output():
@@ -71,8 +77,15 @@ def _name_axes(model: Any, names: Sequence[str]) -> None:
         output.name = name
         for place, axis in enumerate(output.shape):
             if not isinstance(axis, int):
-                fallback = f"{name}_{AXES[place] if len(output.shape) == len(AXES) else place}"
+                fallback = _name_axis(name, place, len(output.shape))
                 output.shape[place] = onnx_ir.SymbolicDim(known.get(str(axis.value), fallback))
+
+
+def _name_axis(name: str, place: int, axes: int) -> str:
+    """Name an axis of an input or output; of the image ``height``, of a map ``map0_height``."""
+    if name == "image":
+        return AXES[place]
+    return f"{name}_{AXES[place] if axes == len(AXES) else place}"
 
 
 @contextlib.contextmanager

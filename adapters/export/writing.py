@@ -27,7 +27,12 @@ def check_ending(path: Path) -> None:
 
 
 def write_file(
-    program: ExportedProgram, path: Path, names: Sequence[str], metadata: Mapping[str, Any], name: str
+    program: ExportedProgram,
+    path: Path,
+    names: Sequence[str],
+    metadata: Mapping[str, Any],
+    name: str,
+    inputs: Sequence[str] = ("image",),
 ) -> None:
     """Write a traced program.
 
@@ -37,14 +42,15 @@ def write_file(
         names: of the outputs, in their order.
         metadata: values for JSON, kept in the file.
         name: of the model, for messages.
+        inputs: their names.
 
     Raises:
         ValueError: the name ends otherwise, or the format cannot express the program.
         ModuleNotFoundError: a library of ONNX is not installed.
     """
     check_ending(path)
-    metadata = {**metadata, "outputs": list(names)}
+    metadata = {**metadata, "inputs": list(inputs), "outputs": list(names)}
     if path.suffix == ".onnx":
-        write_onnx(program, path, names, metadata, name)
+        write_onnx(program, path, names, metadata, name, inputs)
     else:
         torch.export.save(program, path, extra_files={METADATA: json.dumps(metadata)})
