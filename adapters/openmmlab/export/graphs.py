@@ -17,12 +17,14 @@ class Graph:
         inputs: names: ``'image'`` ``(B, C, H, W)``, normalised and padded; ``'rois'`` ``(N, 5)``; of maps of the first
             graph.
         outputs: names.
+        given: outputs that are choices between near equals, which the module takes as well, to compute what follows.
     """
 
     name: str
     module: nn.Module
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    given: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class Whole:
         decoding: the settings of ``adapters.export.decoding`` for this kind.
         masks_padding: the model tells padding from image, which the graph does not.
         multiple: of which the sides of images must be.
+        cells: the least number of cells that an image must have, over all maps of the neck.
     """
 
     kind: str
@@ -46,6 +49,7 @@ class Whole:
     decoding: Mapping[str, Any] = field(default_factory=dict)
     masks_padding: bool = False
     multiple: int = 1
+    cells: int = 0
 
 
 def refuse(what: str, why: str) -> ValueError:

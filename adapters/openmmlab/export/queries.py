@@ -15,17 +15,24 @@ from adapters.openmmlab.export.graphs import Graph, Whole, refuse, require_decod
 
 
 class DinoOutputs(nn.Module):
-    """Images ``(B, C, H, W)`` -> logits ``(B, Q, classes)`` and boxes ``(B, Q, 4)`` of DINO's queries.
+    """Images ``(B, C, H, W)`` -> what DINO's queries give.
 
-    The steps are those of mmdet's ``DINO`` in eval mode, for images without padding.
+    The outputs are logits ``(B, Q, classes)``, boxes ``(B, Q, 4)``, the cells ``(B, Q)`` from which the queries start,
+    and the scores ``(B, Q)`` for which these were chosen. The steps are those of mmdet's ``DINO`` in eval mode, for
+    images without padding.
     """
 
     def __init__(self, model: DINO) -> None:
         super().__init__()
         self.model: Any = model
 
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute the outputs of the last layer, ``(B, C, H, W)`` -> as the class says."""
+    def forward(self, image: Tensor, chosen: Tensor | None = None) -> tuple[Tensor, ...]:
+        """Compute the outputs of the last layer.
+
+        Args:
+            image: ``(B, C, H, W)``.
+            chosen: the cells to start from, ``(B, Q)``, in the place of those of the best scores.
+        """
         own = self.model
         maps = own.extract_feat(image)
         sizes: Sizes = [(one.shape[2], one.shape[3]) for one in maps]
@@ -45,22 +52,25 @@ class DinoOutputs(nn.Module):
                 valid_ratios=whole,
                 reference_points=centres[None, :, None].expand(image.shape[0], -1, len(maps), -1),
             )
+        references, chosen, scores = self._choose(memory, centres, sizes, chosen)
         states, references = own.decoder(
             query=own.query_embedding.weight.expand(image.shape[0], -1, -1),
             value=memory,
             key_padding_mask=None,
             self_attn_mask=None,
-            reference_points=self._choose(memory, centres, sizes),
+            reference_points=references,
             spatial_shapes=sizes,
             level_start_index=None,
             valid_ratios=whole,
             reg_branches=own.bbox_head.reg_branches,
         )
         logits, boxes = own.bbox_head(states, list(references))
-        return logits[-1], boxes[-1]
+        return logits[-1], boxes[-1], chosen, scores
 
-    def _choose(self, memory: Tensor, centres: Tensor, sizes: Sizes) -> Tensor:
-        """Choose the cells from which the queries start, ``(B, N, D)`` -> boxes ``(B, Q, 4)``."""
+    def _choose(
+        self, memory: Tensor, centres: Tensor, sizes: Sizes, chosen: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Choose the cells from which the queries start: boxes ``(B, Q, 4)``, the cells' numbers, and their scores."""
         own = self.model
         sides = [centres.new_full((height * width, 2), 0.05 * 2.0**level) for level, (height, width) in enumerate(sizes)]
         proposals = torch.cat([centres, torch.cat(sides)], -1)
@@ -70,8 +80,9 @@ class DinoOutputs(nn.Module):
         last = own.decoder.num_layers
         logits = own.bbox_head.cls_branches[last](memory)
         boxes = own.bbox_head.reg_branches[last](memory) + unbounded
-        best = torch.topk(logits.max(-1).values, own.num_queries, dim=1).indices
-        return torch.gather(boxes, 1, best[..., None].expand(-1, -1, 4)).sigmoid()
+        scores, best = torch.topk(logits.max(-1).values, own.num_queries, dim=1)
+        chosen = best if chosen is None else chosen
+        return torch.gather(boxes, 1, chosen[..., None].expand(-1, -1, 4)).sigmoid(), chosen, scores
 
 
 class FreePixelDecoder(nn.Module):
@@ -153,8 +164,11 @@ def describe_dino(model: DINO) -> Whole:
         "most": int(settings.get("max_per_img", model.num_queries)),
         "queries": int(model.num_queries),
     }
-    graph = Graph("model", DinoOutputs(model), ("image",), ("classes", "boxes"))
-    return Whole("query_boxes", "boxes", type(head).__name__, (graph,), decoding, masks_padding=True)
+    outputs = ("classes", "boxes", "chosen", "scores")
+    graph = Graph("model", DinoOutputs(model), ("image",), outputs, given=("chosen",))
+    return Whole(
+        "query_boxes", "boxes", type(head).__name__, (graph,), decoding, masks_padding=True, cells=model.num_queries
+    )
 
 
 def describe_mask_former(model: MaskFormer) -> Whole:

@@ -9,7 +9,7 @@ from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from torch import Tensor, nn
 
 from adapters.openmmlab.export.graphs import Graph, Whole, refuse, require_decoding_of
-from adapters.openmmlab.export.pooling import free_pooling
+from adapters.openmmlab.export.free_sizes import free_sizes
 from adapters.openmmlab.export.queries import mask_graph
 
 
@@ -26,7 +26,7 @@ class LogitOutputs(nn.Module):
 
 
 def describe_segmentor(model: Any) -> Whole:
-    """Describe a segmentor of mmseg, whose adaptive pooling is replaced in place.
+    """Describe a segmentor of mmseg, some of whose layers are replaced in place.
 
     Raises:
         ValueError: the segmentor is no plain ``EncoderDecoder``, or its head predicts in a way of its own.
@@ -41,7 +41,7 @@ def describe_segmentor(model: Any) -> Whole:
         graph = mask_graph(model, head)
     elif isinstance(head, BaseDecodeHead):
         require_decoding_of(head, BaseDecodeHead, ("predict", "predict_by_feat"))
-        free_pooling(head)
+        free_sizes(head)
         graph = Graph("model", LogitOutputs(model), ("image",), ("logits",))
     else:
         raise refuse(type(head).__name__, "it is no decode head of mmseg's")
