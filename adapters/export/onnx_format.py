@@ -14,6 +14,7 @@ from torch.export import ExportedProgram
 
 from adapters.export.libraries import WRITING, require
 from adapters.export.refusals import refusal_to_convert
+from adapters.kernels.free_sizes import OPERATOR as PLAIN_SIZES
 
 #: Names of the image's axes.
 AXES = ("batch", "channels", "height", "width")
@@ -42,10 +43,15 @@ def write_onnx(
         ModuleNotFoundError: a library of ONNX is not installed.
     """
     require(WRITING, "writing an ONNX file")
-    free_size = any(not isinstance(side, int) for shape in _input_shapes(program) for side in shape[2:])
+    tensors = inputs_of(program)
+    free_size = any(not isinstance(side, int) for tensor in tensors for side in tensor.shape[2:])
+    environment = getattr(tensors[0].fake_mode, "shape_env", None)
     try:
-        with _quiet():
-            written: Any = torch.onnx.export(program, dynamo=True, verbose=False, optimize=True)
+        # torch traces the program once more, to split its operators into ONNX's.
+        with _quiet(), environment.suppress_guards() if environment else contextlib.nullcontext():
+            written: Any = torch.onnx.export(
+                program, dynamo=True, verbose=False, optimize=True, custom_translation_table={PLAIN_SIZES: _identity}
+            )
     except Exception as error:
         raise refusal_to_convert(error, name, free_size) from error
     _name_axes(written.model, inputs, names)
@@ -53,9 +59,17 @@ def write_onnx(
     written.save(path)
 
 
-def _input_shapes(program: ExportedProgram) -> list[Any]:
-    inputs = program.graph_signature.user_inputs
-    return [node.meta["val"].shape for node in program.graph.nodes if node.name in inputs]
+def inputs_of(program: ExportedProgram) -> list[Any]:
+    """Return the tensors without data that stand for a program's inputs, such as ``(B, C, H, W)``."""
+    names = program.graph_signature.user_inputs
+    return [node.meta["val"] for node in program.graph.nodes if node.name in names]
+
+
+def _identity(x: Any, axes: Any = None, multiple: Any = None) -> Any:  # noqa: ARG001, torch passes them
+    """Write the operator that names sizes as what it is."""
+    from onnxscript import opset18
+
+    return opset18.Identity(x)
 
 
 def _name_axes(model: Any, inputs: Sequence[str], names: Sequence[str]) -> None:

@@ -1,15 +1,18 @@
 """From a module to torch's exported program, with a batch, height and width that stay free."""
 
-import inspect
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
+from torch.utils._sympy.numbers import int_oo
+from torch.utils._sympy.value_ranges import ValueRanges
 
 from adapters.export.refusals import refusal_to_trace
+from adapters.windows.exported import sharing_windows
 
 
 @dataclass(frozen=True)
@@ -34,12 +37,26 @@ class Freedom:
         return f"{batch}, {'any height and width' if self.size else 'one height and width'}"
 
 
+class _Unguarded(nn.Module):
+    """A module under trace: the questions that its code asks about sizes are answered for the example, and forgotten."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, *inputs: Tensor) -> Any:
+        sides = (side for tensor in inputs for side in tensor.shape)
+        side: Any = next((side for side in sides if not isinstance(side, int)), None)
+        with sharing_windows(), nullcontext() if side is None else side.node.shape_env.suppress_guards():
+            return self.module(*inputs)
+
+
 def trace(module: nn.Module, example: Tensor | Sequence[Tensor], freedom: Freedom, name: str) -> ExportedProgram:
     """Trace a module that returns a tensor or a tuple of tensors.
 
-    The sizes of the example leave no mark: where a program has asked about a free size (is this map a single cell?) the
-    answer becomes an assertion, and assertions are taken out, since the answer seldom matters and the finished file is
-    run at other sizes anyway (:mod:`adapters.export.verification`).
+    Where its code asks about a free size (is this map a single cell?), the example gives the answer, which seldom
+    matters at other sizes. torch would make each a condition of the program, and refuse the program for them; here the
+    finished file is run at other sizes instead (:mod:`adapters.export.verification`).
 
     Args:
         module: in eval mode.
@@ -53,40 +70,47 @@ def trace(module: nn.Module, example: Tensor | Sequence[Tensor], freedom: Freedo
     """
     inputs = (example,) if isinstance(example, Tensor) else tuple(example)
     try:
-        with torch.no_grad():
+        # The cache of shapes costs more than it saves where these are symbols: tracing Twins-SVT takes 40% less without.
+        with torch.no_grad(), torch._dynamo.config.patch(fake_tensor_cache_enabled=False):
             program = torch.export.export(
-                module,
+                _Unguarded(module),
                 inputs,
-                dynamic_shapes=_free_axes(module, inputs, freedom),
+                dynamic_shapes=(tuple(_free_axes(tensor, freedom) for tensor in inputs),),
                 strict=False,
                 prefer_deferred_runtime_asserts_over_guards=True,
             )
     except Exception as error:
         raise refusal_to_trace(error, name, freedom.size) from error
-    return without_assertions(program)
+    return unconditional(program)
 
 
-def _free_axes(module: nn.Module, inputs: Sequence[Tensor], freedom: Freedom) -> Any:
-    """Say of each input which axes are free, in the shape of the arguments of ``forward``."""
-    axes = [
-        {0: Dim.DYNAMIC} if tensor.ndim == 2 else {place: Dim.DYNAMIC for place in freedom.axes} for tensor in inputs
-    ]
-    arguments = inspect.signature(module.forward).parameters.values()
-    count = sum(argument.kind is not inspect.Parameter.VAR_POSITIONAL for argument in arguments)
-    return tuple(axes) if len(axes) <= count else (*axes[:count], tuple(axes[count:]))
+def _free_axes(tensor: Tensor, freedom: Freedom) -> dict[int, Any]:
+    """Say which axes of an input are free; the length of a table always is."""
+    return dict.fromkeys((0,) if tensor.ndim == 2 else freedom.axes, Dim.DYNAMIC)
 
 
-def without_assertions(program: ExportedProgram) -> ExportedProgram:
-    """Take the assertions about sizes out of a program, in place; return it."""
-    graph = program.graph_module.graph
-    for node in list(graph.nodes):
-        if node.op == "call_function" and node.target in _ASSERTIONS:
-            graph.erase_node(node)
-    graph.eliminate_dead_code()
-    program.graph_module.recompile()
+def unconditional(program: ExportedProgram) -> ExportedProgram:
+    """Take out of a program what it demands of the sizes of its input, in place; return it."""
+    program._guards_code = []
+    for symbol in program.range_constraints:
+        program.range_constraints[symbol] = ValueRanges(1, int_oo)
+    remove_calls(program, _ASSERTIONS)
     return program
 
 
+def remove_calls(program: ExportedProgram, operators: Collection[Any]) -> None:
+    """Take calls of operators out of a program, in place; what used a result takes the first argument."""
+    graph = program.graph_module.graph
+    for node in list(graph.nodes):
+        if node.op == "call_function" and node.target in operators:
+            if node.users:
+                node.replace_all_uses_with(node.args[0])
+            graph.erase_node(node)
+    graph.eliminate_dead_code()
+    program.graph_module.recompile()
+
+
+#: Operators that only fail, or do nothing.
 _ASSERTIONS = {
     torch.ops.aten._assert_scalar.default,
     torch.ops.aten._assert_async.msg,

@@ -9,6 +9,8 @@ import torch
 from torch.export import ExportedProgram
 
 from adapters.export.onnx_format import write_onnx
+from adapters.export.tracing import remove_calls
+from adapters.kernels.free_sizes import OPERATOR as PLAIN_SIZES
 
 #: Endings of the files, and what they are.
 FORMATS = {".pt2": "torch's exported program", ".onnx": "ONNX"}
@@ -53,4 +55,5 @@ def write_file(
     if path.suffix == ".onnx":
         write_onnx(program, path, names, metadata, name, inputs)
     else:
+        remove_calls(program, {PLAIN_SIZES})
         torch.export.save(program, path, extra_files={METADATA: json.dumps(metadata)})
