@@ -10,6 +10,7 @@ from mmdet.models.layers import MSDeformAttnPixelDecoder
 from mmdet.models.seg_heads import MaskFormerFusionHead
 from torch import Tensor, nn
 
+from adapters.kernels.free_sizes import with_plain_sizes
 from adapters.openmmlab.export.deformable import Sizes, cell_centres, free_deformable_attention
 from adapters.openmmlab.export.graphs import Graph, Whole, refuse, require_decoding_of
 
@@ -34,9 +35,9 @@ class DinoOutputs(nn.Module):
             chosen: the cells to start from, ``(B, Q)``, in the place of those of the best scores.
         """
         own = self.model
-        maps = own.extract_feat(image)
+        maps = [with_plain_sizes(one, (2, 3)) for one in own.extract_feat(image)]
         sizes: Sizes = [(one.shape[2], one.shape[3]) for one in maps]
-        cells = torch.cat([one.flatten(2).transpose(1, 2) for one in maps], 1)
+        cells = with_plain_sizes(torch.cat([one.flatten(2).transpose(1, 2) for one in maps], 1), (1,))
         positions = [own.positional_encoding(None, input=one).flatten(2).transpose(1, 2) for one in maps]
         positions = [one + own.level_embed[level] for level, one in enumerate(positions)]
         whole = image.new_ones(image.shape[0], len(maps), 2)
@@ -103,9 +104,11 @@ class FreePixelDecoder(nn.Module):
             maps: ``(B, C_i, h_i, w_i)``, the finest first.
         """
         own = self.decoder
+        maps = [with_plain_sizes(one, (2, 3)) for one in maps]
         deep = list(reversed(maps))[: own.num_encoder_levels]
         sizes: Sizes = [(one.shape[2], one.shape[3]) for one in deep]
-        cells = torch.cat([conv(one).flatten(2).transpose(1, 2) for conv, one in zip(own.input_convs, deep, strict=True)], 1)
+        tokens = [conv(one).flatten(2).transpose(1, 2) for conv, one in zip(own.input_convs, deep, strict=True)]
+        cells = with_plain_sizes(torch.cat(tokens, 1), (1,))
         positions = [
             own.postional_encoding(None, input=one).flatten(2).transpose(1, 2) + embedding
             for one, embedding in zip(deep, own.level_encoding.weight, strict=True)
