@@ -63,6 +63,24 @@ def crop_to_stride(feature_map: Tensor, image_size: tuple[int, int], stride: int
         cells = count_cells(side, stride)
         # The question is a guard of a compiled graph: without it, a slice that happens to keep everything at the size
         # of the first image is left out of Inductor's code for every size. A file for any size always has the slice.
-        if torch.compiler.is_exporting() or feature_map.shape[axis] != cells:
+        if torch.compiler.is_exporting():
+            feature_map = _keep(feature_map, axis % feature_map.ndim, cells)
+        elif feature_map.shape[axis] != cells:
             feature_map = feature_map.narrow(axis, 0, cells)
     return feature_map.to(dtype).contiguous()
+
+
+# torch's own slice of a size that is a symbol gets a size about which a trace knows nothing, and what follows the
+# backbone asks about it. The size of this one is the one that was asked for; files have a slice in its place.
+@torch.library.custom_op("adapters::keep", mutates_args=())
+def _keep(x: Tensor, axis: int, length: int) -> Tensor:
+    return x.narrow(axis, 0, length).clone()
+
+
+@_keep.register_fake
+def _(x: Tensor, axis: int, length: int) -> Tensor:
+    return x.new_empty([*x.shape[:axis], length, *x.shape[axis + 1 :]])
+
+
+#: The operator, for those who write it as a slice.
+KEEP = torch.ops.adapters.keep.default

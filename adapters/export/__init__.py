@@ -1,8 +1,7 @@
 """Models as files that run without this package: torch's exported programs (``.pt2``) and ONNX (``.onnx``).
 
 A module is traced (``tracing``), written (``writing``, ``onnx_format``), opened again (``reading``) and compared with
-itself at sizes that were not traced (``verification``) before the file gets its name (``handing_over``). What a backbone
-is exported as stands in ``backbones``.
+itself at sizes that were not traced (``verification``) before the file gets its name (``handing_over``).
 """
 
 from adapters.export.backbones import export_backbone

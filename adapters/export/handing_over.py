@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from adapters.export.libraries import WRITING, require
 from adapters.export.reading import open_file
-from adapters.export.tracing import Freedom, trace
+from adapters.export.tracing import FREE, Freedom, trace
 from adapters.export.verification import TOLERANCE, Case, Check, DifferenceError, Draw, make_image, verify
 from adapters.export.writing import check_ending, write_file
 from adapters.files import write_text
@@ -25,7 +25,7 @@ def write_verified(
     example: Tensor | Sequence[Tensor],
     names: Sequence[str],
     cases: Sequence[Case],
-    freedom: Freedom = Freedom(),
+    freedom: Freedom = FREE,
     metadata: Mapping[str, Any] | None = None,
     name: str = "the model",
     tolerance: float = TOLERANCE,

@@ -15,6 +15,7 @@ from torch.export import ExportedProgram
 from adapters.export.libraries import WRITING, require
 from adapters.export.refusals import refusal_to_convert
 from adapters.kernels.free_sizes import OPERATOR as PLAIN_SIZES
+from adapters.padding import KEEP
 
 #: Names of the image's axes.
 AXES = ("batch", "channels", "height", "width")
@@ -50,7 +51,7 @@ def write_onnx(
         # torch traces the program once more, to split its operators into ONNX's.
         with _quiet(), environment.suppress_guards() if environment else contextlib.nullcontext():
             written: Any = torch.onnx.export(
-                program, dynamo=True, verbose=False, optimize=True, custom_translation_table={PLAIN_SIZES: _identity}
+                program, dynamo=True, verbose=False, optimize=True, custom_translation_table=_TRANSLATIONS
             )
     except Exception as error:
         raise refusal_to_convert(error, name, free_size) from error
@@ -70,6 +71,17 @@ def _identity(x: Any, axes: Any = None, multiple: Any = None) -> Any:  # noqa: A
     from onnxscript import opset18
 
     return opset18.Identity(x)
+
+
+def _slice(x: Any, axis: int, length: Any) -> Any:
+    """Write the operator that keeps the first cells of an axis."""
+    from onnxscript import opset18
+
+    ends = opset18.Reshape(opset18.Cast(length, to=7), [-1]) if not isinstance(length, int) else [length]
+    return opset18.Slice(x, [0], ends, [axis])
+
+
+_TRANSLATIONS: dict[Any, Any] = {PLAIN_SIZES: _identity, KEEP: _slice}
 
 
 def _name_axes(model: Any, inputs: Sequence[str], names: Sequence[str]) -> None:

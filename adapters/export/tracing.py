@@ -37,8 +37,11 @@ class Freedom:
         return f"{batch}, {'any height and width' if self.size else 'one height and width'}"
 
 
+FREE = Freedom()
+
+
 class _Unguarded(nn.Module):
-    """A module under trace: the questions that its code asks about sizes are answered for the example, and forgotten."""
+    """A module under trace: questions about sizes that its code asks are answered for the example, and forgotten."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
@@ -70,7 +73,7 @@ def trace(module: nn.Module, example: Tensor | Sequence[Tensor], freedom: Freedo
     """
     inputs = (example,) if isinstance(example, Tensor) else tuple(example)
     try:
-        # The cache of shapes costs more than it saves where these are symbols: tracing Twins-SVT takes 40% less without.
+        # The cache of shapes costs more than it saves where these are symbols: Twins-SVT takes 40% less without.
         with torch.no_grad(), torch._dynamo.config.patch(fake_tensor_cache_enabled=False):
             program = torch.export.export(
                 _Unguarded(module),

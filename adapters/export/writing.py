@@ -11,6 +11,7 @@ from torch.export import ExportedProgram
 from adapters.export.onnx_format import write_onnx
 from adapters.export.tracing import remove_calls
 from adapters.kernels.free_sizes import OPERATOR as PLAIN_SIZES
+from adapters.padding import KEEP
 
 #: Endings of the files, and what they are.
 FORMATS = {".pt2": "torch's exported program", ".onnx": "ONNX"}
@@ -56,4 +57,9 @@ def write_file(
         write_onnx(program, path, names, metadata, name, inputs)
     else:
         remove_calls(program, {PLAIN_SIZES})
+        for node in program.graph.nodes:
+            if node.op == "call_function" and node.target is KEEP:
+                x, axis, length = node.args
+                node.target, node.args = torch.ops.aten.slice.Tensor, (x, axis, 0, length)
+        program.graph_module.recompile()
         torch.export.save(program, path, extra_files={METADATA: json.dumps(metadata)})

@@ -9,7 +9,6 @@ example. The operator behind it does nothing and is taken out of every file.
 from collections.abc import Sequence
 from typing import Any
 
-import sympy
 import torch
 from torch import Tensor
 
@@ -48,7 +47,7 @@ def _(x: Tensor, axes: Sequence[int], multiple: int) -> Tensor:
         count = int(shape[axis].node.expr.xreplace(known)) // multiple
         symbol = context.new_dynamic_size(min=min(count, 2))
         # torch would take it for a number that depends on data, and ask nothing of it; it has a value in the example.
-        known[symbol.node.expr] = sympy.Integer(count)
+        context._shape_env.add_backed_var_to_val(symbol.node.expr, count)
         shape[axis] = symbol * multiple
     return x.new_empty(shape)
 

@@ -177,8 +177,8 @@ def attend_exported(
     wrapped_score: float | None,
 ) -> Tensor:
     """Attend as :func:`adapters.windows.attention.attend_in_windows`, ``(B * H * W, C)`` -> the same shape."""
-    sides = ((axis.size, axis.window, axis.shift) for axis in (rows, columns))
-    windows = exported_windows(batch, *sides, tokens.device)
+    down, right = ((axis.size, axis.window, axis.shift) for axis in (rows, columns))
+    windows = exported_windows(batch, down, right, tokens.device)
     mask = None if wrapped_score is None else windows.mask(tokens.dtype, wrapped_score)
     split = windows.split(tokens.reshape(batch, rows.size * columns.size, tokens.shape[-1]))
     return windows.join(attend_qkv(project_qkv(split), mask)).reshape(tokens.shape)
