@@ -30,13 +30,19 @@ def rtmdet() -> dict[str, Any]:
 
 def atss() -> dict[str, Any]:
     """Anchors, and a factor of the scores: of no recipe of ours, but of the same functions."""
-    anchors = dict(type="AnchorGenerator", ratios=[1.0], octave_base_scale=8, scales_per_octave=1, strides=[4, 8, 16, 32, 64])
+    anchors = dict(
+        type="AnchorGenerator", ratios=[1.0], octave_base_scale=8, scales_per_octave=1, strides=[4, 8, 16, 32, 64]
+    )
     coder = dict(type="DeltaXYWHBBoxCoder", target_means=[0.1, 0.0, 0.0, 0.1], target_stds=[0.1, 0.1, 0.2, 0.2])
     model = small_exact.retinanet()
     norm = dict(type="GN", num_groups=4)
     head = dict(type="ATSSHead", num_classes=3, in_channels=16, feat_channels=32, stacked_convs=1, norm_cfg=norm)
     loss = dict(type="CrossEntropyLoss", use_sigmoid=True)
-    return {**model, "type": "ATSS", "bbox_head": dict(head, anchor_generator=anchors, bbox_coder=coder, loss_centerness=loss)}
+    return {
+        **model,
+        "type": "ATSS",
+        "bbox_head": dict(head, anchor_generator=anchors, bbox_coder=coder, loss_centerness=loss),
+    }
 
 
 def linear() -> dict[str, Any]:

@@ -7,7 +7,6 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from adapters.base import BackboneAdapter
 from adapters.commands.train import CONFIG_HELP
 from adapters.export import Check, export_backbone
 from adapters.export.writing import FORMATS, check_ending
@@ -25,16 +24,17 @@ EPILOG = """examples:
   dense-adapters export adapters::retinanet_twins-svt-s_fpn_1x_coco work_dirs/NAME/epoch_12.pth --out detector.onnx
 
 Height, width and batch stay free without --size and --batch. The file is run at six sizes and compared with the model
-before it gets its name; the table of that lies beside it, in OUT.check.md. A detector or segmentor ends at its heads' raw
-outputs, and the folder `decoding`, which needs numpy and onnxruntime alone, makes boxes, masks and label maps of them."""
+before it gets its name; the table of that lies beside it, in OUT.check.md. A detector or segmentor ends at its heads'
+raw outputs; the folder `decoding` beside it, which needs numpy and onnxruntime alone, makes boxes, masks and label maps
+of them."""
 
 
 def make_parser() -> argparse.ArgumentParser:
     """Make the parser of the command."""
     parser = argparse.ArgumentParser(
         prog="dense-adapters export",
-        description="Write a backbone, or the detector or segmentor of a config, as ONNX or as torch's exported program, "
-        "checked by running what was written.",
+        description="Write a backbone, or the detector or segmentor of a config, as ONNX or as torch's exported "
+        "program, checked by running what was written.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -16,6 +16,11 @@ Array = Any  # numpy's arrays, whose types say nothing of shapes
 MAX_CHANGE = abs(math.log(16 / 1000))
 
 
+def float32(values: Any) -> Array:
+    """Return numbers as an array of float32, in which everything is computed."""
+    return np.asarray(values, np.float32)
+
+
 def sigmoid(logits: Array) -> Array:
     """Compute ``1 / (1 + exp(-x))``, of any shape."""
     with np.errstate(over="ignore"):
@@ -40,7 +45,7 @@ def anchor_grid(anchors: Array, size: tuple[int, int], stride: Sequence[float]) 
         ``(h * w * A, 4)``, row by row, the anchors of a cell side by side.
     """
     corners = point_grid(size, stride, 0.0)
-    return (corners[:, [0, 1, 0, 1]][:, None] + np.asarray(anchors, np.float32)).reshape(-1, 4)
+    return (corners[:, [0, 1, 0, 1]][:, None] + float32(anchors)).reshape(-1, 4)
 
 
 def point_grid(size: tuple[int, int], stride: Sequence[float], offset: float) -> Array:
@@ -69,7 +74,7 @@ def decode_deltas(boxes: Array, deltas: Array, coder: dict[str, Any], size: tupl
         ``(N, 4)`` or ``(N, 4 * C)``.
     """
     groups = deltas.shape[-1] // 4
-    deltas = deltas.reshape(-1, 4) * np.float32(coder["stds"]) + np.float32(coder["means"])
+    deltas = deltas.reshape(-1, 4) * float32(coder["stds"]) + float32(coder["means"])
     boxes = np.repeat(boxes, groups, 0)
     centres, sides = (boxes[:, :2] + boxes[:, 2:]) * np.float32(0.5), boxes[:, 2:] - boxes[:, :2]
     moves, changes = sides * deltas[:, :2], deltas[:, 2:]
@@ -99,13 +104,13 @@ def decode_distances(points: Array, distances: Array, coder: dict[str, Any], siz
 def decode_centres(boxes: Array, size: tuple[int, int]) -> Array:
     """Make boxes ``(N, 4)`` in pixels of centres, widths and heights ``(N, 4)`` in shares of an image ``(H, W)``."""
     centres, halves = boxes[:, :2], np.float32(0.5) * boxes[:, 2:]
-    corners = np.concatenate([centres - halves, centres + halves], -1) * np.float32([size[1], size[0]] * 2)
+    corners = np.concatenate([centres - halves, centres + halves], -1) * float32([size[1], size[0]] * 2)
     return clip(corners, size)
 
 
 def clip(boxes: Array, size: tuple[int, int]) -> Array:
     """Cut boxes ``(N, 4)`` to an image ``(H, W)``."""
-    return np.clip(boxes, np.float32(0), np.float32([size[1], size[0]] * 2))
+    return np.clip(boxes, np.float32(0), float32([size[1], size[0]] * 2))
 
 
 def large_enough(boxes: Array, least: float) -> Array:
@@ -120,8 +125,8 @@ def suppress(boxes: Array, scores: Array, groups: Array, settings: dict[str, Any
         boxes: ``(N, 4)``.
         scores: ``(N,)``.
         groups: ``(N,)``, classes or levels.
-        settings: ``iou_threshold``, and ``class_agnostic`` where groups do not matter. Without a threshold (None) no box
-            is suppressed.
+        settings: ``iou_threshold``, and ``class_agnostic`` where groups do not matter. Without a threshold (None) no
+            box is suppressed.
         most: the number of boxes that are kept at most; all where it is not positive.
 
     Returns:
@@ -136,7 +141,7 @@ def suppress(boxes: Array, scores: Array, groups: Array, settings: dict[str, Any
         boxes = boxes + groups.astype(np.float32)[:, None] * (boxes.max() + np.float32(1))
     low, high = boxes[order, :2], boxes[order, 2:]
     areas = (high - low).prod(-1)
-    kept = []
+    kept: list[int] = []
     while len(order) and len(kept) < most:
         kept.append(order[0])
         sides = np.minimum(high[0], high[1:]) - np.maximum(low[0], low[1:])

@@ -10,6 +10,7 @@ from .boxes import (
     anchor_grid,
     decode_deltas,
     decode_distances,
+    float32,
     large_enough,
     point_grid,
     sigmoid,
@@ -42,10 +43,12 @@ def decode_dense(
         scores = scores[places, labels]
         if factor:
             scores = scores * sigmoid(_by_cell(factor[0], 1)[places, 0])
-        decoded = _decode(_by_cell(boxes, 4)[places], _priors(settings, level, boxes.shape[-2:])[places], settings, size)
+        decoded = _decode(
+            _by_cell(boxes, 4)[places], _priors(settings, level, boxes.shape[-2:])[places], settings, size
+        )
         found.append((decoded, scores, labels))
     boxes, scores, labels = (np.concatenate(parts) for parts in zip(*found, strict=True))
-    boxes = boxes * np.float32([1 / scale[0], 1 / scale[1]] * 2)
+    boxes = boxes * float32([1 / scale[0], 1 / scale[1]] * 2)
     large = large_enough(boxes, settings["least_side"])
     boxes, scores, labels = boxes[large], scores[large], labels[large]
     kept = suppress(boxes, scores, labels, settings["nms"], settings["most"])

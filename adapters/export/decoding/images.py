@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-Array = Any  # numpy's arrays, whose types say nothing of shapes
+from .boxes import Array, float32
 
 
 def resize(maps: Array, size: Sequence[int], align_corners: bool = False) -> Array:
@@ -68,7 +68,7 @@ def prepare(images: Sequence[Array], settings: dict[str, Any]) -> Array:
     """
     batch = np.stack(images).transpose(0, 3, 1, 2).astype(np.float32)
     if settings["mean"]:
-        mean, std = (np.float32(settings[key])[:, None, None] for key in ("mean", "std"))
+        mean, std = (float32(settings[key])[:, None, None] for key in ("mean", "std"))
         batch = (batch - mean) / std
     height, width = batch.shape[2:]
     bottom, right = padded_size((height, width), settings)

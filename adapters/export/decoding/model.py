@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from . import dense, queries, segmentation, two_stage
-from .boxes import Array
+from .boxes import Array, float32
 from .images import fit, prepare
 
 #: A graph: arrays by the names of its inputs -> arrays by the names of its outputs.
@@ -98,7 +98,7 @@ class Model:
             logits = self._run_rois("masks", [one["boxes"] for one in found], maps)["masks"]
             ends = np.cumsum([len(one["boxes"]) for one in found])[:-1]
             for one, own in zip(found, np.split(logits, ends), strict=True):
-                one["boxes"] = one["boxes"] / np.float32([*scale, *scale])
+                one["boxes"] = one["boxes"] / float32([*scale, *scale])
                 one["masks"] = two_stage.paste_masks(
                     own, one["boxes"], one["labels"], settings["mask_threshold"], original
                 )
@@ -145,8 +145,8 @@ def load(path: str | Path, providers: Sequence[str] = ("CPUExecutionProvider",),
     metadata = {key: json.loads(text) for key, text in first.get_modelmeta().custom_metadata_map.items()}
     if "decoding" not in metadata:
         raise ValueError(
-            f"{file} is no exported detector or segmentor: its metadata say nothing of decoding. A backbone has nothing "
-            "to decode; run it with onnxruntime itself."
+            f"{file} is no exported detector or segmentor: its metadata say nothing of decoding. A backbone has "
+            "nothing to decode; run it with onnxruntime itself."
         )
     others = {name: open_graph(file.with_name(f"{file.stem}.{name}.onnx")) for name in metadata["graphs"][1:]}
     return Model(metadata, {name: _runner(session) for name, session in {"model": first, **others}.items()})

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from .boxes import Array, decode_centres, sigmoid, softmax
+from .boxes import Array, decode_centres, float32, sigmoid, softmax
 from .images import resize
 
 #: mmdet's factor of an instance's number in a panoptic map; what is left is the class.
@@ -34,7 +34,7 @@ def decode_boxes(
         scores = sigmoid(logits)
         best = np.argsort(-scores, axis=None, kind="stable")[: settings["most"]]
         places, labels = np.divmod(best, scores.shape[1])
-    found = decode_centres(boxes[places], size) / np.float32([*scale, *scale])
+    found = decode_centres(boxes[places], size) / float32([*scale, *scale])
     return {"boxes": found, "scores": scores[places, labels], "labels": labels}
 
 

@@ -12,9 +12,7 @@ from .images import padded_size, resize
 Outputs = dict[str, Array]
 
 
-def segment(
-    run: Callable[[Array], Outputs], batch: Array, metadata: dict[str, Any], size: tuple[int, int]
-) -> Array:
+def segment(run: Callable[[Array], Outputs], batch: Array, metadata: dict[str, Any], size: tuple[int, int]) -> Array:
     """Compute the logits of the classes for each pixel of a batch.
 
     Args:
@@ -27,18 +25,19 @@ def segment(
         ``(B, classes, H, W)``; of a query head the scores, which are no logits.
     """
     settings = metadata["decoding"]
+    whole = (batch.shape[2], batch.shape[3])
     if settings["window"] is None:
-        logits = _logits(run(batch), settings, batch.shape[2:])
+        logits = _logits(run(batch), settings, whole)
     else:
-        sums, counts = None, np.zeros(batch.shape[2:], np.float32)
-        for rows, columns in windows(batch.shape[2:], settings["window"], settings["stride"]):
+        sums, counts = None, np.zeros(whole, np.float32)
+        for rows, columns in windows(whole, settings["window"], settings["stride"]):
             window = np.ascontiguousarray(batch[:, :, rows, columns])
-            found = _logits(run(window), settings, window.shape[2:])
-            sums = np.zeros((*found.shape[:2], *batch.shape[2:]), np.float32) if sums is None else sums
+            found = _logits(run(window), settings, (window.shape[2], window.shape[3]))
+            sums = np.zeros((*found.shape[:2], *whole), np.float32) if sums is None else sums
             sums[:, :, rows, columns] += found
             counts[rows, columns] += 1
         logits = sums / counts
-    assert batch.shape[2:] == padded_size(size, metadata["images"]), "the batch is padded as the metadata say"
+    assert whole == padded_size(size, metadata["images"]), "the batch is padded as the metadata say"
     return logits[:, :, : size[0], : size[1]]
 
 

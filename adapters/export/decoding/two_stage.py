@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from .boxes import Array, decode_deltas, sigmoid, softmax, suppress
+from .boxes import Array, decode_deltas, float32, sigmoid, softmax, suppress
 
 
 def decode_rois(
@@ -30,7 +30,7 @@ def decode_rois(
     """
     scores = softmax(logits)[:, :-1]
     boxes = decode_deltas(rois, deltas, settings["coder"], size) * np.tile(
-        np.float32([1 / scale[0], 1 / scale[1]]), deltas.shape[1] // 2
+        float32([1 / scale[0], 1 / scale[1]]), deltas.shape[1] // 2
     )
     boxes = np.broadcast_to(boxes.reshape(len(rois), -1, 4), (*scores.shape, 4))
     places, labels = np.nonzero(scores > settings["score_threshold"])

@@ -1,7 +1,7 @@
 """Multi-scale deformable attention at free sizes, for DINO and for the pixel decoder of Mask2Former.
 
-mmdet and mmcv keep the sizes of the maps in a tensor, whose values no exported graph knows. Here they are the maps' own,
-a list of pairs, and mmcv's attention becomes ours, of standard operators, with mmcv's weights.
+mmdet and mmcv keep the sizes of the maps in a tensor, whose values no exported graph knows. Here they are the maps'
+own, a list of pairs, and mmcv's attention becomes ours, of standard operators, with mmcv's weights.
 """
 
 from collections.abc import Sequence
@@ -37,7 +37,7 @@ class FreeDeformableAttention(nn.Module):
         key_padding_mask: Tensor | None = None,
         reference_points: Tensor | None = None,
         spatial_shapes: Sizes = (),
-        **_: Any,
+        **others: Any,  # noqa: ARG002, mmcv's, such as the levels' first cells
     ) -> Tensor:
         """Attend from queries ``(B, Q, D)`` to the cells of all levels ``(B, N, D)``, as mmcv's module does.
 
@@ -57,7 +57,7 @@ class FreeDeformableAttention(nn.Module):
         assert reference_points is not None
         value, identity = query if value is None else value, query if identity is None else identity
         query = query if query_pos is None else query + query_pos
-        batch, queries, _ = query.shape
+        batch, queries = query.shape[:2]
         shape = (batch, queries, own.num_heads, own.num_levels, own.num_points)
         values = own.value_proj(value).unflatten(-1, (own.num_heads, -1))
         offsets = own.sampling_offsets(query).view(*shape, 2)

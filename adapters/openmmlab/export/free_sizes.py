@@ -1,8 +1,8 @@
 """Layers of mmseg's heads that compute with numbers of pixels, in a form for any size.
 
-Adaptive pooling (the pyramid pooling of UPerNet and PSPNet) averages over regions that depend on the size of the map, for
-which ONNX has no operator: the means of rows and of columns are two small matrices, computed from the size. ``Upsample``
-(Semantic FPN) turns the new size into a Python number, which a trace would keep for all images.
+Adaptive pooling (the pyramid pooling of UPerNet and PSPNet) averages over regions that depend on the size of the map,
+for which ONNX has no operator: the means of rows and of columns are two small matrices, computed from the size.
+``Upsample`` (Semantic FPN) turns the new size into a Python number, which a trace would keep for all images.
 """
 
 from fractions import Fraction
@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from mmseg.models.utils import Upsample
 from torch import Tensor, nn
-
 
 
 class FreeAdaptiveAvgPool2d(nn.Module):
@@ -50,13 +49,12 @@ class FreeUpsample(nn.Module):
 
     def __init__(self, upsample: Upsample) -> None:
         super().__init__()
-        factors: Any = upsample.scale_factor
-        self.factors = [Fraction(one) for one in (factors if isinstance(factors, tuple) else (factors, factors))]
+        self.factor = Fraction(upsample.scale_factor)
         self.options = {"mode": upsample.mode, "align_corners": upsample.align_corners}
 
     def forward(self, x: Tensor) -> Tensor:
-        """Resize ``(B, C, H, W)`` to the sides times the factors, rounded down."""
-        sides = [side * one.numerator // one.denominator for side, one in zip(x.shape[-2:], self.factors, strict=True)]
+        """Resize ``(B, C, H, W)`` to the sides times the factor, rounded down."""
+        sides = [side * self.factor.numerator // self.factor.denominator for side in x.shape[-2:]]
         return F.interpolate(x, size=sides, **self.options)
 
 
@@ -65,9 +63,9 @@ def free_sizes(model: nn.Module) -> None:
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
             if isinstance(child, nn.AdaptiveAvgPool2d):
-                size = child.output_size
+                size: Any = child.output_size
                 height, width = (size, size) if isinstance(size, int) else size
                 if height is not None and width is not None and (height, width) != (1, 1):
                     setattr(module, name, FreeAdaptiveAvgPool2d((height, width)))
-            elif isinstance(child, Upsample) and child.scale_factor is not None and not child.size:
+            elif isinstance(child, Upsample) and isinstance(child.scale_factor, float) and not child.size:
                 setattr(module, name, FreeUpsample(child))

@@ -55,8 +55,8 @@ class Whole:
 def refuse(what: str, why: str) -> ValueError:
     """Make the error for a head that has no exported form."""
     return ValueError(
-        f"{what} cannot be exported: {why}. Export its backbone alone (--backbone NAME --weights CHECKPOINT), and decode "
-        "its maps with your own code."
+        f"{what} cannot be exported: {why}. Export its backbone alone (--backbone NAME --weights CHECKPOINT), and "
+        "decode its maps with your own code."
     )
 
 

@@ -1,4 +1,4 @@
-"""What an exported file says of itself: how images are made ready for it, its classes, and how its outputs are decoded."""
+"""The metadata of an exported file: how images are made ready for it, its classes, how its outputs are decoded."""
 
 import math
 from collections.abc import Mapping
@@ -18,7 +18,9 @@ FORMAT = 1
 SILENT = ("LoadImage", "LoadAnnotations", "Load", "Pack", "Normalize")
 
 
-def describe_file(cfg: Any, model: Any, whole: Whole, dataset_meta: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+def describe_file(
+    cfg: Any, model: Any, whole: Whole, dataset_meta: Mapping[str, Any]
+) -> tuple[dict[str, Any], list[str]]:
     """Describe an exported model for its metadata.
 
     Args:
@@ -91,12 +93,9 @@ def _test_padding(scope: str, preprocessor: Any) -> dict[str, Any]:
 
 def _test_steps(cfg: Any, mean_order: str | None) -> tuple[list[dict[str, Any]], list[str]]:
     """Read the resizing and padding of a test pipeline; return it, and the names of steps that are neither."""
-    dataset = (cfg.get("test_dataloader") or {}).get("dataset") or {}
-    while "dataset" in dataset:
-        dataset = dataset["dataset"]
     steps: list[dict[str, Any]] = []
     unknown: list[str] = []
-    for step in dataset.get("pipeline") or ():
+    for step in _test_dataset(cfg).get("pipeline") or ():
         name = type_name(step)
         if name == "Resize" and step.get("scale") is not None:
             scale = step["scale"]
@@ -108,6 +107,14 @@ def _test_steps(cfg: Any, mean_order: str | None) -> tuple[list[dict[str, Any]],
         elif not name.startswith(SILENT):
             unknown.append(name)
     return steps, unknown
+
+
+def _test_dataset(cfg: Any) -> Node:
+    """Return the config of the test data, below wrappers; empty where there is none."""
+    dataset = (cfg.get("test_dataloader") or {}).get("dataset") or {}
+    while "dataset" in dataset:
+        dataset = dataset["dataset"]
+    return dataset
 
 
 def _fill(step: Node, cfg: Any, order: str | None) -> list[int] | int:
@@ -122,10 +129,11 @@ def _fill(step: Node, cfg: Any, order: str | None) -> list[int] | int:
 
 def find_classes(cfg: Any, dataset_meta: Mapping[str, Any]) -> list[str]:
     """Return the names of a model's classes: the checkpoint's, or the config's, or none."""
-    dataset = (cfg.get("test_dataloader") or {}).get("dataset") or {}
-    while "dataset" in dataset:
-        dataset = dataset["dataset"]
-    known = type_name(dataset) and DATASETS.get(dataset["type"])
+    dataset = _test_dataset(cfg)
+    known: Any = None
+    if dataset:
+        with DATASETS.switch_scope_and_registry(cfg.default_scope) as registry:
+            known = registry.get(dataset["type"]) if isinstance(dataset["type"], str) else dataset["type"]
     for found in (dataset_meta, dataset.get("metainfo") or {}, getattr(known, "METAINFO", {})):
         if found.get("classes"):
             return [str(name) for name in found["classes"]]

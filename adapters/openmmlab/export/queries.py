@@ -73,7 +73,9 @@ class DinoOutputs(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Choose the cells from which the queries start: boxes ``(B, Q, 4)``, the cells' numbers, and their scores."""
         own = self.model
-        sides = [centres.new_full((height * width, 2), 0.05 * 2.0**level) for level, (height, width) in enumerate(sizes)]
+        sides = [
+            centres.new_full((height * width, 2), 0.05 * 2.0**level) for level, (height, width) in enumerate(sizes)
+        ]
         proposals = torch.cat([centres, torch.cat(sides)], -1)
         is_inside = ((proposals > 0.01) & (proposals < 0.99)).all(-1, keepdim=True)
         unbounded = torch.where(is_inside, torch.log(proposals / (1 - proposals)), float("inf"))

@@ -8,8 +8,8 @@ from mmseg.models.decode_heads import Mask2FormerHead
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from torch import Tensor, nn
 
-from adapters.openmmlab.export.graphs import Graph, Whole, refuse, require_decoding_of
 from adapters.openmmlab.export.free_sizes import free_sizes
+from adapters.openmmlab.export.graphs import Graph, Whole, refuse, require_decoding_of
 from adapters.openmmlab.export.queries import mask_graph
 
 

@@ -70,7 +70,7 @@ class RoiOutputs(nn.Module):
         self.features, self.head = RoiFeatures(extractor), head
 
     def forward(self, rois: Tensor, *maps: Tensor) -> tuple[Tensor, ...]:
-        """Compute for ``(N, 5)`` logits ``(N, classes + 1)`` and deltas ``(N, 4 * classes)``, or ``(N, classes, h, w)``."""
+        """Compute for ``(N, 5)`` logits ``(N, classes + 1)`` and deltas, or masks ``(N, classes, h, w)``."""
         outputs = self.head(self.features(maps, rois))
         return outputs if isinstance(outputs, tuple) else (outputs,)
 

@@ -8,14 +8,22 @@ import torch.nn.functional as F
 
 from adapters.export.decoding import images
 
-SETTINGS = {"mean": [10.0, 20.0, 30.0], "std": [1.0, 2.0, 4.0], "pad_value": 3.0, "size_divisor": 32, "padded_size": None}
+SETTINGS = {
+    "mean": [10.0, 20.0, 30.0],
+    "std": [1.0, 2.0, 4.0],
+    "pad_value": 3.0,
+    "size_divisor": 32,
+    "padded_size": None,
+}
 
 
 @pytest.mark.parametrize("align_corners", [True, False])
 @pytest.mark.parametrize("size", [(31, 77), (5, 3), (1, 1), (13, 9)])
 def test_maps_are_resized_as_by_torch(size: tuple[int, int], align_corners: bool) -> None:
     maps = np.random.default_rng(0).normal(size=(2, 13, 9)).astype(np.float32)
-    expected = F.interpolate(torch.from_numpy(maps)[None], size, mode="bilinear", align_corners=align_corners)[0].numpy()
+    expected = F.interpolate(torch.from_numpy(maps)[None], size, mode="bilinear", align_corners=align_corners)[
+        0
+    ].numpy()
     np.testing.assert_allclose(images.resize(maps, size, align_corners), expected, atol=1e-5)
 
 

@@ -29,7 +29,7 @@ def test_it_predicts_as_mmdet_and_mmseg_do(make: Callable[[], dict[str, Any]]) -
         expected = predict(model, image, original)
         assert compare(found, expected)[0] == []
         if "scores" in found:
-            assert 2 < len(found["scores"])
+            assert len(found["scores"]) > 2
             assert found["scores"][-1] < found["scores"][0] < 1  # neither all alike nor saturated
     assert whole.multiple == (32 if make is small_exports.rtmdet else 1)
 
@@ -63,7 +63,11 @@ def test_an_image_without_anything() -> None:
     [
         ("RetinaNet", {"backbone.batch_padding": "exact"}, "batch_padding='exact'.*model.backbone.batch_padding=None"),
         ("RetinaNet", {"test_cfg.nms.type": "soft_nms"}, "RetinaHead cannot be exported: its test_cfg.*set that with"),
-        ("FCOS", {"bbox_head.type": "FoveaHead"}, "FoveaHead cannot be exported: it decodes its outputs by FoveaHead._pre"),
+        (
+            "FCOS",
+            {"bbox_head.type": "FoveaHead"},
+            "FoveaHead cannot be exported: it decodes its outputs by FoveaHead._pre",
+        ),
         ("Mask R-CNN", {"roi_head.type": "PISARoIHead"}, "PISARoIHead cannot be exported: only a StandardRoIHead"),
         ("Mask R-CNN", {"roi_head.mask_roi_extractor.roi_layer.type": "RoIPool"}, "SingleRoIExtractor with RoIAlign"),
     ],
@@ -79,5 +83,7 @@ def test_a_decode_head_that_predicts_in_a_way_of_its_own() -> None:
     model: Any = small_exports.build(small_exports.config(HEADS["UPerNet"]))
     head = type(model.decode_head)
     model.decode_head.__class__ = type("OwnHead", (head,), {"predict": lambda *_: None})
-    with pytest.raises(ValueError, match=r"OwnHead cannot be exported: it decodes .*<lambda>.* Export its backbone alone"):
+    with pytest.raises(
+        ValueError, match=r"OwnHead cannot be exported: it decodes .*<lambda>.* Export its backbone alone"
+    ):
         as_graphs(model)

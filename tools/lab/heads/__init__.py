@@ -1,1 +1,1 @@
-"""Measuring which detectors and segmentors export whole, and whether what the files give is what mmdet and mmseg predict."""
+"""Measuring which detectors and segmentors export whole, and whether their files predict what the models do."""

@@ -51,7 +51,7 @@ def _compare(model: torch.nn.Module, path: Path, compared: list[str]) -> None:
     rng = np.random.default_rng(0)
     for size, original in SIZES:
         if exported.metadata["model"] == "RTMDet":  # mmdet itself runs it at no other sizes
-            size = (size[0] // multiple * multiple, size[1] // multiple * multiple)  # noqa: PLW2901
+            size = (size[0] // multiple * multiple, size[1] // multiple * multiple)
         image = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
         (found,) = exported.predict([image], original)
         wrong, what = compare(found, predict(model, image, original))
