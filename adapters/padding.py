@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from adapters.kernels.free_sizes import keep
 from adapters.kernels.versions import is_exporting
 
 
@@ -70,6 +71,8 @@ def crop_to_stride(feature_map: Tensor, image_size: tuple[int, int], stride: int
         cells = count_cells(side, stride)
         # The question is a guard of a compiled graph: without it, a slice that happens to keep everything at the size
         # of the first image is left out of Inductor's code for every size. A file for any size always has the slice.
-        if is_exporting() or feature_map.shape[axis] != cells:
+        if is_exporting():
+            feature_map = keep(feature_map, axis % feature_map.ndim, cells)
+        elif feature_map.shape[axis] != cells:
             feature_map = feature_map.narrow(axis, 0, cells)
     return feature_map.to(dtype).contiguous()

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from adapters.export.libraries import WRITING, require
 from adapters.export.reading import open_file
 from adapters.export.tracing import FREE, Freedom, trace
-from adapters.export.verification import TOLERANCE, Case, Check, DifferenceError, verify
+from adapters.export.verification import TOLERANCE, Case, Check, DifferenceError, Draw, make_image, verify
 from adapters.export.writing import check_ending, write_file
 from adapters.files import write_text
 
@@ -22,7 +22,7 @@ def write_verified(
     module: nn.Module,
     path: str | Path,
     *,
-    example: Tensor,
+    example: Tensor | Sequence[Tensor],
     names: Sequence[str],
     cases: Sequence[Case],
     freedom: Freedom = FREE,
@@ -30,6 +30,9 @@ def write_verified(
     name: str = "the model",
     tolerance: float = TOLERANCE,
     reference: nn.Module | None = None,
+    inputs: Sequence[str] = ("image",),
+    draw: Draw = make_image,
+    given: Sequence[str] = (),
 ) -> Check:
     """Trace a module, write it, run what was written, and only then give the file its name.
 
@@ -38,7 +41,7 @@ def write_verified(
     Args:
         module: in eval mode; takes an image and returns a tensor or a tuple of tensors.
         path: ends in ``.pt2`` or ``.onnx``.
-        example: an image to trace, ``(B, C, H, W)``.
+        example: an image to trace, ``(B, C, H, W)``, or several inputs.
         names: of the outputs, in their order.
         cases: shapes of the images to compare at.
         freedom: which axes of the image stay free.
@@ -46,6 +49,9 @@ def write_verified(
         name: of the model, for messages.
         tolerance: the greatest difference allowed, as a share of an output's greatest value.
         reference: what the file is compared with; default: the module.
+        inputs: their names.
+        draw: makes the inputs to compare at.
+        given: outputs of the file that the reference takes as well.
 
     Raises:
         ValueError: the module cannot be exported, or the file differs from it; no file is left then.
@@ -60,10 +66,11 @@ def write_verified(
     folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
         partial = folder / path.name
-        write_file(trace(module, example, freedom, name), partial, names, metadata or {}, name)
+        write_file(trace(module, example, freedom, name), partial, names, metadata or {}, name, inputs)
         torch._dynamo.reset()
         try:
-            check = verify(open_file(partial), reference or module, cases, example.shape[1], tolerance)
+            channels = example.shape[1] if isinstance(example, Tensor) else 0
+            check = verify(open_file(partial), reference or module, cases, channels, tolerance, draw, given)
         except DifferenceError as error:
             remedy = "give --size H W for a file of one size" if freedom.size else "choose the other format"
             raise ValueError(f"{path.name} is not written, since {error}; {remedy}.") from error

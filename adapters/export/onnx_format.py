@@ -14,14 +14,19 @@ from torch.export import ExportedProgram
 
 from adapters.export.libraries import WRITING, require
 from adapters.export.refusals import refusal_to_convert
-from adapters.kernels.free_sizes import OPERATOR as PLAIN_SIZES
+from adapters.kernels.free_sizes import KEEP, PLAIN_SIZES
 
 #: Names of the image's axes.
 AXES = ("batch", "channels", "height", "width")
 
 
 def write_onnx(
-    program: ExportedProgram, path: Path, names: Sequence[str], metadata: Mapping[str, Any], name: str
+    program: ExportedProgram,
+    path: Path,
+    names: Sequence[str],
+    metadata: Mapping[str, Any],
+    name: str,
+    inputs: Sequence[str] = ("image",),
 ) -> None:
     """Write a program as ONNX; weights beyond 2 GB lie beside it, in ``NAME.onnx.data``.
 
@@ -31,32 +36,33 @@ def write_onnx(
         names: of the outputs.
         metadata: kept in the file, each value as JSON.
         name: of the model, for messages.
+        inputs: their names.
 
     Raises:
         ValueError: ONNX has no operator for something in the program.
         ModuleNotFoundError: a library of ONNX is not installed.
     """
     require(WRITING, "writing an ONNX file")
-    image = image_of(program)
-    free_size = any(not isinstance(side, int) for side in image.shape[-2:])
-    environment = getattr(image.fake_mode, "shape_env", None)
+    tensors = inputs_of(program)
+    free_size = any(not isinstance(side, int) for tensor in tensors for side in tensor.shape[2:])
+    environment = getattr(tensors[0].fake_mode, "shape_env", None)
     try:
         # torch traces the program once more, to split its operators into ONNX's.
         with _quiet(), environment.suppress_guards() if environment else contextlib.nullcontext():
             written: Any = torch.onnx.export(
-                program, dynamo=True, verbose=False, optimize=True, custom_translation_table={PLAIN_SIZES: _identity}
+                program, dynamo=True, verbose=False, optimize=True, custom_translation_table=_TRANSLATIONS
             )
     except Exception as error:
         raise refusal_to_convert(error, name, free_size) from error
-    _name_axes(written.model, names)
+    _name_axes(written.model, inputs, names)
     written.model.metadata_props.update({key: json.dumps(value) for key, value in metadata.items()})
     written.save(path)
 
 
-def image_of(program: ExportedProgram) -> Any:
-    """Return the tensor without data that stands for a program's image, ``(B, C, H, W)``."""
-    (name,) = program.graph_signature.user_inputs
-    return next(node for node in program.graph.nodes if node.name == name).meta["val"]
+def inputs_of(program: ExportedProgram) -> list[Any]:
+    """Return the tensors without data that stand for a program's inputs, such as ``(B, C, H, W)``."""
+    names = program.graph_signature.user_inputs
+    return [node.meta["val"] for node in program.graph.nodes if node.name in names]
 
 
 def _identity(x: Any, axes: Any = None, multiple: Any = None) -> Any:  # noqa: ARG001, torch passes them
@@ -66,17 +72,28 @@ def _identity(x: Any, axes: Any = None, multiple: Any = None) -> Any:  # noqa: A
     return opset18.Identity(x)
 
 
-def _name_axes(model: Any, names: Sequence[str]) -> None:
-    """Name input, outputs and their free axes; forget the shapes that were worked out between them."""
+def _slice(x: Any, axis: int, length: Any) -> Any:
+    """Write the operator that keeps the first cells of an axis."""
+    from onnxscript import opset18
+
+    ends = opset18.Reshape(opset18.Cast(length, to=7), [-1]) if not isinstance(length, int) else [length]
+    return opset18.Slice(x, [0], ends, [axis])
+
+
+_TRANSLATIONS: dict[Any, Any] = {PLAIN_SIZES: _identity, KEEP: _slice}
+
+
+def _name_axes(model: Any, inputs: Sequence[str], names: Sequence[str]) -> None:
+    """Name inputs, outputs and their free axes; forget the shapes that were worked out between them."""
     import onnx_ir
 
-    (image,) = model.graph.inputs
-    image.name = "image"
-    known = {}
-    for place, axis in enumerate(image.shape):
-        if not isinstance(axis, int):
-            known[str(axis.value)] = AXES[place]
-            image.shape[place] = onnx_ir.SymbolicDim(AXES[place])
+    known: dict[str, str] = {}
+    for value, name in zip(model.graph.inputs, inputs, strict=True):
+        value.name = name
+        for place, axis in enumerate(value.shape):
+            if not isinstance(axis, int):
+                known.setdefault(str(axis.value), _name_axis(name, place, len(value.shape)))
+                value.shape[place] = onnx_ir.SymbolicDim(known[str(axis.value)])
     for node in model.graph:
         for value in node.outputs:
             if not value.is_graph_output():
@@ -85,8 +102,15 @@ def _name_axes(model: Any, names: Sequence[str]) -> None:
         output.name = name
         for place, axis in enumerate(output.shape):
             if not isinstance(axis, int):
-                fallback = f"{name}_{AXES[place] if len(output.shape) == len(AXES) else place}"
+                fallback = _name_axis(name, place, len(output.shape))
                 output.shape[place] = onnx_ir.SymbolicDim(known.get(str(axis.value), fallback))
+
+
+def _name_axis(name: str, place: int, axes: int) -> str:
+    """Name an axis of an input or output; of the image ``height``, of a map ``map0_height``."""
+    if name == "image":
+        return AXES[place]
+    return f"{name}_{AXES[place] if axes == len(AXES) else place}"
 
 
 @contextlib.contextmanager

@@ -28,11 +28,15 @@ class ExportedModel:
     path: Path
     names: tuple[str, ...]
     metadata: dict[str, Any]
-    _run: Callable[[Array], list[Array]]
+    _run: Callable[[tuple[Array, ...]], list[Array]]
 
-    def __call__(self, image: Array) -> dict[str, Array]:
-        """Run the model on an image ``(B, C, H, W)``, float32 and normalised; return its outputs by name."""
-        return dict(zip(self.names, self._run(image), strict=True))
+    def __call__(self, *inputs: Array) -> dict[str, Array]:
+        """Run the model on an image ``(B, C, H, W)``, float32 and normalised; return its outputs by name.
+
+        Args:
+            inputs: the image; of the second stage of a detector, what ``metadata["inputs"]`` names.
+        """
+        return dict(zip(self.names, self._run(inputs), strict=True))
 
 
 def open_file(path: str | Path, threads: int | None = None) -> ExportedModel:
@@ -60,10 +64,14 @@ def _open_onnx(path: Path, threads: int | None) -> ExportedModel:
     if threads is not None:
         options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    (image,) = (value.name for value in session.get_inputs())
+    inputs = [value.name for value in session.get_inputs()]
     metadata = {key: json.loads(value) for key, value in session.get_modelmeta().custom_metadata_map.items()}
     names = tuple(value.name for value in session.get_outputs())
-    return ExportedModel(path, names, metadata, lambda array: session.run(None, {image: array}))
+    return ExportedModel(path, names, metadata, lambda arrays: session.run(None, _by_name(inputs, arrays)))
+
+
+def _by_name(names: list[str], arrays: tuple[Array, ...]) -> dict[str, Array]:
+    return dict(zip(names, arrays, strict=True))
 
 
 def _open_program(path: Path) -> ExportedModel:
@@ -71,9 +79,9 @@ def _open_program(path: Path) -> ExportedModel:
     module: Any = torch.export.load(path, extra_files=extra).module()
     metadata = json.loads(extra[METADATA])
 
-    def run(array: Array) -> list[Array]:
+    def run(arrays: tuple[Array, ...]) -> list[Array]:
         with torch.no_grad():
-            outputs = module(torch.from_numpy(np.ascontiguousarray(array)))
+            outputs = module(*(torch.from_numpy(np.ascontiguousarray(array)) for array in arrays))
         outputs = (outputs,) if torch.is_tensor(outputs) else outputs
         return [output.numpy() for output in outputs]
 

@@ -1,6 +1,6 @@
 """From a module to torch's exported program, with a batch, height and width that stay free."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +27,11 @@ class Freedom:
     batch: bool = True
     size: bool = True
 
+    @property
+    def axes(self) -> tuple[int, ...]:
+        """The numbers of the free axes."""
+        return (0,) * self.batch + (2, 3) * self.size
+
     def __str__(self) -> str:
         batch = "any batch" if self.batch else "one batch"
         return f"{batch}, {'any height and width' if self.size else 'one height and width'}"
@@ -42,14 +47,15 @@ class _Unguarded(nn.Module):
         super().__init__()
         self.module = module
 
-    def forward(self, image: Tensor) -> Any:
-        side: Any = next((side for side in image.shape if not isinstance(side, int)), None)
+    def forward(self, *inputs: Tensor) -> Any:
+        sides = (side for tensor in inputs for side in tensor.shape)
+        side: Any = next((side for side in sides if not isinstance(side, int)), None)
         with sharing_windows(), nullcontext() if side is None else side.node.shape_env.suppress_guards():
-            return self.module(image)
+            return self.module(*inputs)
 
 
-def trace(module: nn.Module, image: Tensor, freedom: Freedom, name: str) -> ExportedProgram:
-    """Trace a module that takes an image and returns a tensor or a tuple of tensors.
+def trace(module: nn.Module, example: Tensor | Sequence[Tensor], freedom: Freedom, name: str) -> ExportedProgram:
+    """Trace a module that returns a tensor or a tuple of tensors.
 
     Where its code asks about a free size (is this map a single cell?), the example gives the answer, which seldom
     matters at other sizes. torch would make each a condition of the program, and refuse the program for them; here the
@@ -57,29 +63,33 @@ def trace(module: nn.Module, image: Tensor, freedom: Freedom, name: str) -> Expo
 
     Args:
         module: in eval mode.
-        image: an example, ``(B, C, H, W)``; two images and odd sides, so that nothing is divided by chance.
+        example: an image ``(B, C, H, W)``, two of odd sides, so that nothing is divided by chance; or several inputs,
+            images and maps of that kind, and tables ``(N, D)`` whose length is always free.
         freedom: which of its axes stay free.
         name: of the model, for messages.
 
     Raises:
         ValueError: the module computes with free sizes in a way that cannot be traced.
     """
-    free: dict[int, Any] = {0: Dim.DYNAMIC} if freedom.batch else {}
-    if freedom.size:
-        free.update({2: Dim.DYNAMIC, 3: Dim.DYNAMIC})
+    inputs = (example,) if isinstance(example, Tensor) else tuple(example)
     try:
         # The cache of shapes costs more than it saves where these are symbols: Twins-SVT takes 40% less without.
         with torch.no_grad(), torch._dynamo.config.patch(fake_tensor_cache_enabled=False):
             program = torch.export.export(
                 _Unguarded(module),
-                (image,),
-                dynamic_shapes=(free,),
+                inputs,
+                dynamic_shapes=(tuple(_free_axes(tensor, freedom) for tensor in inputs),),
                 strict=False,
                 prefer_deferred_runtime_asserts_over_guards=True,
             )
     except Exception as error:
         raise refusal_to_trace(error, name, freedom.size) from error
     return unconditional(program)
+
+
+def _free_axes(tensor: Tensor, freedom: Freedom) -> dict[int, Any]:
+    """Say which axes of an input are free; the length of a table always is."""
+    return dict.fromkeys((0,) if tensor.ndim == 2 else freedom.axes, Dim.DYNAMIC)
 
 
 def unconditional(program: ExportedProgram) -> ExportedProgram:

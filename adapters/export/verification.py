@@ -17,6 +17,8 @@ TOLERANCE, HALF_TOLERANCE = 1e-4, 2e-2
 
 #: The shape of an image: batch, height, width.
 Case = tuple[int, int, int]
+#: Makes inputs from a case, the channels and a seed.
+Draw = Callable[[Case, int, int], Tensor | Sequence[Tensor]]
 #: Unseen sizes for a file of any size: a multiple of most strides, odd, portrait, less than a cell of stride 32, wide.
 CASES: tuple[Case, ...] = ((1, 256, 320), (3, 97, 65), (1, 333, 250), (3, 31, 40), (1, 64, 448), (3, 192, 160))
 
@@ -71,7 +73,8 @@ def verify(
     cases: Sequence[Case],
     channels: int = 3,
     tolerance: float = TOLERANCE,
-    draw: Callable[[Case, int, int], Tensor] = make_image,
+    draw: Draw = make_image,
+    given: Sequence[str] = (),
 ) -> Check:
     """Run a file and its module on the same images, and compare all outputs.
 
@@ -81,22 +84,25 @@ def verify(
         cases: shapes of the images.
         channels: of the images.
         tolerance: the greatest difference allowed, as a share of an output's greatest value.
-        draw: makes an image ``(B, C, H, W)`` from a case, the channels and a seed.
+        draw: makes an image ``(B, C, H, W)``, or all inputs, from a case, the channels and a seed.
+        given: outputs that the module takes as well, after its inputs: choices between near equals, which fall to one
+            side in the file and to the other in the module, so that only what follows from them can be compared.
 
     Raises:
         DifferenceError: the file fails at one of them or differs beyond the tolerance; it says where.
     """
     rows = []
     for seed, case in enumerate(cases):
-        image = draw(case, channels, seed)
-        with torch.no_grad():
-            expected: Any = module(image)
-        expected = (expected,) if torch.is_tensor(expected) else tuple(expected)
+        drawn = draw(case, channels, seed)
+        inputs = (drawn,) if torch.is_tensor(drawn) else tuple(drawn)
         where = f"at batch {case[0]}, {case[1]} x {case[2]}"
         try:
-            outputs = file(image.numpy())
+            outputs = file(*(tensor.numpy() for tensor in inputs))
         except Exception as error:
             raise DifferenceError(f"it fails {where}: {reason_of(error)}") from error
+        with torch.no_grad():
+            expected: Any = module(*inputs, *(torch.from_numpy(outputs[name]) for name in given))
+        expected = (expected,) if torch.is_tensor(expected) else tuple(expected)
         errors = []
         for (name, actual), wanted in zip(outputs.items(), expected, strict=True):
             errors.append(difference(actual, wanted.float().numpy()))

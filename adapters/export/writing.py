@@ -10,7 +10,7 @@ from torch.export import ExportedProgram
 
 from adapters.export.onnx_format import write_onnx
 from adapters.export.tracing import remove_calls
-from adapters.kernels.free_sizes import OPERATOR as PLAIN_SIZES
+from adapters.kernels.free_sizes import KEEP, PLAIN_SIZES
 
 #: Endings of the files, and what they are.
 FORMATS = {".pt2": "torch's exported program", ".onnx": "ONNX"}
@@ -29,7 +29,12 @@ def check_ending(path: Path) -> None:
 
 
 def write_file(
-    program: ExportedProgram, path: Path, names: Sequence[str], metadata: Mapping[str, Any], name: str
+    program: ExportedProgram,
+    path: Path,
+    names: Sequence[str],
+    metadata: Mapping[str, Any],
+    name: str,
+    inputs: Sequence[str] = ("image",),
 ) -> None:
     """Write a traced program.
 
@@ -39,15 +44,21 @@ def write_file(
         names: of the outputs, in their order.
         metadata: values for JSON, kept in the file.
         name: of the model, for messages.
+        inputs: their names.
 
     Raises:
         ValueError: the name ends otherwise, or the format cannot express the program.
         ModuleNotFoundError: a library of ONNX is not installed.
     """
     check_ending(path)
-    metadata = {**metadata, "outputs": list(names)}
+    metadata = {**metadata, "inputs": list(inputs), "outputs": list(names)}
     if path.suffix == ".onnx":
-        write_onnx(program, path, names, metadata, name)
+        write_onnx(program, path, names, metadata, name, inputs)
     else:
         remove_calls(program, {PLAIN_SIZES})
+        for node in program.graph.nodes:
+            if node.op == "call_function" and node.target is KEEP:
+                x, axis, length = node.args
+                node.target, node.args = torch.ops.aten.slice.Tensor, (x, axis, 0, length)
+        program.graph_module.recompile()
         torch.export.save(program, path, extra_files={METADATA: json.dumps(metadata)})

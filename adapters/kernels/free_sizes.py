@@ -54,5 +54,31 @@ def _(x: Tensor, axes: Sequence[int], multiple: int) -> Tensor:
     return x.new_empty(shape)
 
 
-#: The operator, for those who take it out.
-OPERATOR: Any = torch.ops.adapters.plain_sizes.default if hasattr(torch.library, "custom_op") else None
+def keep(x: Tensor, axis: int, length: int) -> Tensor:
+    """Return the first entries of a tensor of any shape along an axis, in the trace of a model that is exported.
+
+    torch's own slice of a size that is a symbol gets a size about which a trace knows nothing, and what follows the
+    backbone asks about it. The size of this one is the one that was asked for.
+    """
+    result: Tensor = _keep(x, axis, length)
+    return result
+
+
+@custom_op("adapters::keep", mutates_args=())
+def _keep(x: Tensor, axis: int, length: int) -> Tensor:
+    return x.narrow(axis, 0, length).clone()
+
+
+@_keep.register_fake
+def _(x: Tensor, axis: int, length: int) -> Tensor:
+    return x.new_empty([*x.shape[:axis], length, *x.shape[axis + 1 :]])
+
+
+#: The operators, for those who take the first out of a file and write a slice for the second.
+PLAIN_SIZES: Any
+KEEP: Any
+PLAIN_SIZES, KEEP = (
+    (torch.ops.adapters.plain_sizes.default, torch.ops.adapters.keep.default)
+    if hasattr(torch.library, "custom_op")
+    else (None, None)
+)

@@ -41,6 +41,7 @@ def test_all_tools_have_starters() -> None:
         "measure_coverage",
         "measure_deformable",
         "measure_exports",
+        "measure_heads",
         "measure_kernels",
         "measure_quantisation",
         "measure_low_rank",
