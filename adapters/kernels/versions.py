@@ -1,4 +1,4 @@
-"""What newer releases of torch have, and what takes its place in older ones, down to torch 2.1: all of it is here."""
+"""The parts of newer releases of torch, and what takes their place in older ones, down to torch 2.1: all of them."""
 
 from collections.abc import Callable
 from typing import Any

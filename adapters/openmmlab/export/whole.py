@@ -1,4 +1,4 @@
-"""From the model of a config to its graphs, whatever its kind."""
+"""The graphs of the model of a config, whatever its kind."""
 
 import copy
 import dataclasses
