@@ -15,7 +15,10 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"  # for the commands that tests start
 else:
     torch.set_num_threads(2)
-os.environ["PYTHONPATH"] = str(Path(__file__).parent / "children")  # where sitecustomize.py speeds up commands
+# There, sitecustomize.py speeds up the commands that tests start.
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    filter(None, [str(Path(__file__).parent / "children"), os.environ.get("PYTHONPATH")])
+)
 
 
 @pytest.fixture(autouse=True, scope="session")
