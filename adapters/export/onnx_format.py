@@ -14,6 +14,7 @@ from torch.export import ExportedProgram
 
 from adapters.export.libraries import WRITING, require
 from adapters.export.refusals import refusal_to_convert
+from adapters.export.tracing import image_of
 from adapters.kernels.free_sizes import OPERATOR as PLAIN_SIZES
 
 #: Names of the image's axes.
@@ -40,6 +41,7 @@ def write_onnx(
     image = image_of(program)
     free_size = any(not isinstance(side, int) for side in image.shape[-2:])
     environment = getattr(image.fake_mode, "shape_env", None)
+    _answer_by_example(program)
     try:
         # torch traces the program once more, to split its operators into ONNX's.
         with _quiet(), environment.suppress_guards() if environment else contextlib.nullcontext():
@@ -53,10 +55,15 @@ def write_onnx(
     written.save(path)
 
 
-def image_of(program: ExportedProgram) -> Any:
-    """Return the tensor without data that stands for a program's image, ``(B, C, H, W)``."""
-    (name,) = program.graph_signature.user_inputs
-    return next(node for node in program.graph.nodes if node.name == name).meta["val"]
+def _answer_by_example(program: Any) -> None:
+    """Have questions about sizes answered by the example also in the second trace, where torch's exporter would not."""
+    decompose = program.run_decompositions
+
+    def run_decompositions(*arguments: Any, **named: Any) -> ExportedProgram:
+        with torch.fx.experimental._config.patch(backed_size_oblivious=False):
+            return decompose(*arguments, **named)
+
+    program.run_decompositions = run_decompositions
 
 
 def _identity(x: Any, axes: Any = None, multiple: Any = None) -> Any:  # noqa: ARG001, torch passes them

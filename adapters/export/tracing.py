@@ -82,10 +82,17 @@ def trace(module: nn.Module, image: Tensor, freedom: Freedom, name: str) -> Expo
     return unconditional(program)
 
 
+def image_of(program: ExportedProgram) -> Any:
+    """Return the tensor without data that stands for a program's image, ``(B, C, H, W)``."""
+    (name,) = program.graph_signature.user_inputs
+    return next(node for node in program.graph.nodes if node.name == name).meta["val"]
+
+
 def unconditional(program: ExportedProgram) -> ExportedProgram:
     """Take out of a program what it demands of the sizes of its input, in place; return it."""
     program._guards_code = []
-    for symbol in program.range_constraints:
+    environment = getattr(image_of(program).fake_mode, "shape_env", None)
+    for symbol in environment.backed_var_to_val if environment else ():
         program.range_constraints[symbol] = ValueRanges(1, int_oo)
     remove_calls(program, _ASSERTIONS)
     return program
