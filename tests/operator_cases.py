@@ -107,11 +107,12 @@ def deform_conv_case(
 
 
 def modulated_case(
-    kernel: int, stride: int, padding: int, dilation: int, groups: int, offset_groups: int, bias: bool
+    kernel: int, stride: int, padding: int, dilation: int, groups: int, offset_groups: int, bias: bool, larger: int = 0
 ) -> Case:
     def run() -> list[Tensor]:
         features, weight = leaf(2, 4, 8, 11), leaf(6, 4 // groups, kernel, kernel)
         shape = torch.nn.functional.conv2d(features, weight, None, stride, padding, dilation, groups).shape[2:]
+        shape = [side + larger for side in shape]
         offset, mask = leaf(2, 2 * offset_groups * kernel**2, *shape), leaf(2, offset_groups * kernel**2, *shape)
         inputs = [features, offset, mask, weight, *([leaf(6)] if bias else [])]
         more = [] if bias else [None]
@@ -172,6 +173,7 @@ CASES: dict[str, Case] = {
     "modulated_deform_conv/3": modulated_case(3, 1, 1, 1, 1, 1, bias=True),
     "modulated_deform_conv/1": modulated_case(1, 1, 0, 1, 1, 1, bias=False),
     "modulated_deform_conv/stride, dilation": modulated_case(3, 2, 2, 2, 1, 1, bias=False),
+    "modulated_deform_conv/offsets of a larger map": modulated_case(3, 1, 1, 1, 1, 1, bias=True, larger=3),
     "modulated_deform_conv/groups": modulated_case(3, 1, 1, 1, 2, 2, bias=True),
     **{
         f"psa_mask/{kind},{size},{window}": psa_mask_case(kind, size, window)

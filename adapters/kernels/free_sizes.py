@@ -12,12 +12,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._dynamo.source import ConstantSource
-from torch.fx.experimental.symbolic_shapes import DimDynamic
-
-_numbers = count_up()
 
 from adapters.kernels.versions import custom_op, is_exporting
+
+_numbers = count_up()
 
 
 def with_plain_sizes(x: Tensor, axes: Sequence[int], multiple: int = 1) -> Tensor:
@@ -47,6 +45,10 @@ def _plain(x: Tensor, axes: Sequence[int], multiple: int) -> Tensor:  # noqa: AR
 
 @_plain.register_fake
 def _(x: Tensor, axes: Sequence[int], multiple: int) -> Tensor:
+    # Here, since only exports need them and they take a second to import.
+    from torch._dynamo.source import ConstantSource
+    from torch.fx.experimental.symbolic_shapes import DimDynamic
+
     shape: list[Any] = list(x.shape)
     for axis in axes:
         environment = shape[axis].node.shape_env

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from adapters.kernels.cpu import FUSED_BF16_ATTENTION_IS_SLOW, is_eager_cpu_inference
+from adapters.kernels.versions import autocast_dtype
 
 #: Bytes of the scores that are made at once.
 SCORE_BYTES = 8 * 2**20
@@ -51,9 +52,8 @@ def attend(
     if is_simple and _is_better_unfused(query, key, value):
         query, key, value = (x.to(torch.bfloat16) for x in (query, key, value))
         return _attend_in_chunks(query, key, value, query.shape[-1] ** -0.5 if scale is None else scale)
-    return F.scaled_dot_product_attention(
-        query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
-    )
+    options = {"enable_gqa": True} if enable_gqa else {}  # torch 2.5
+    return F.scaled_dot_product_attention(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, **options)
 
 
 def redirect_attention(trunk: nn.Module, image: Tensor) -> AbstractContextManager[object]:
@@ -63,7 +63,7 @@ def redirect_attention(trunk: nn.Module, image: Tensor) -> AbstractContextManage
         trunk: timm's model; without fused attention anywhere, nothing is redirected.
         image: the input of the pass, ``(B, C, H, W)``; small ones are not worth looking.
     """
-    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else image.dtype
+    dtype = autocast_dtype("cpu") or image.dtype
     wanted = FUSED_BF16_ATTENTION_IS_SLOW and dtype == torch.bfloat16 and is_eager_cpu_inference(image)
     large = image[:, 0].numel() >= FEWEST_PIXELS
     if wanted and large and any(hasattr(module, "fused_attn") for module in trunk.modules()):
@@ -83,7 +83,7 @@ class _Redirect(TorchFunctionMode):
 
 
 def _is_better_unfused(query: Tensor, key: Tensor, value: Tensor) -> bool:
-    autocast = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
+    autocast = autocast_dtype("cpu") == torch.bfloat16
     dtypes = {query.dtype, key.dtype, value.dtype}
     return (
         FUSED_BF16_ATTENTION_IS_SLOW

@@ -13,6 +13,7 @@ from timm.layers import GELU, GELUTanh, Mlp
 from torch import Tensor, nn
 
 from adapters.kernels.cpu import BF16_IS_FAST, HAS_ONEDNN, is_eager_cpu_inference, is_untouched
+from adapters.kernels.versions import autocast_dtype
 
 #: Bytes of the hidden result of a chunk. Larger ones leave the caches, smaller ones repeat fixed costs.
 CHUNK_BYTES = 8 * 2**20
@@ -84,8 +85,9 @@ def product_dtype(x: Tensor, *layers: Any) -> torch.dtype | None:
     if x.numel() == 0:
         return None
     dtypes = {x.dtype, *(layer.weight.dtype for layer in layers)}
-    if torch.is_autocast_enabled("cpu") and torch.float64 not in dtypes:  # autocast leaves doubles alone
-        dtypes = {torch.get_autocast_dtype("cpu")}
+    autocast = autocast_dtype("cpu")
+    if autocast is not None and torch.float64 not in dtypes:  # autocast leaves doubles alone
+        dtypes = {autocast}
     dtype = dtypes.pop()
     return dtype if not dtypes and dtype in _DTYPES else None
 

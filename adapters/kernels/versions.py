@@ -24,6 +24,17 @@ else:
         return device_type in ("cpu", "cuda")
 
 
+def autocast_dtype(device_type: str) -> torch.dtype | None:
+    """Return the dtype of autocast on a kind of device, and None where it is off or there is none."""
+    if not is_autocast_available(device_type):
+        return None
+    if hasattr(torch, "get_autocast_dtype"):  # torch 2.4
+        return torch.get_autocast_dtype(device_type) if torch.is_autocast_enabled(device_type) else None
+    if device_type == "cpu":
+        return torch.get_autocast_cpu_dtype() if torch.is_autocast_cpu_enabled() else None
+    return torch.get_autocast_gpu_dtype() if torch.is_autocast_enabled() else None
+
+
 if hasattr(torch.compiler, "is_compiling"):  # torch 2.3
     is_compiling: Callable[[], bool] = torch.compiler.is_compiling
 else:
@@ -69,6 +80,7 @@ else:
 
 __all__ = [
     "are_transforms_active",
+    "autocast_dtype",
     "custom_op",
     "is_autocast_available",
     "is_compiling",

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from adapters.kernels.cpu import is_eager
+from adapters.kernels.versions import autocast_dtype
 
 
 @dataclass(frozen=True)
@@ -62,9 +63,7 @@ class Memo:
             return compute()
         if any(parameter.is_inference() for parameter in parameters):
             return compute()  # torch counts no changes to these
-        device = parameters[0].device.type
-        autocast = device != "meta" and torch.is_autocast_enabled(device)
-        key = (key, autocast and torch.get_autocast_dtype(device))
+        key = (key, autocast_dtype(parameters[0].device.type))
         with self._lock:
             kept = self._kept.get(key)
             if kept is not None:

@@ -45,8 +45,11 @@ def test_sees_who_watches_a_pass(older: ModuleType, name: str) -> None:
     assert answers == [False, name == "are_transforms_active", name == "is_in_torch_dispatch_mode"]
 
 
-def test_knows_the_devices_of_autocast(older: ModuleType) -> None:
+def test_knows_the_devices_of_autocast(older: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [older.is_autocast_available(kind) for kind in ("cpu", "cuda", "meta")] == [True, True, False]
+    with torch.autocast("cpu", torch.bfloat16), monkeypatch.context() as patch:
+        patch.delattr(torch, "get_autocast_dtype", raising=False)
+        assert [older.autocast_dtype(kind) for kind in ("cpu", "cuda", "meta")] == [torch.bfloat16, None, None]
 
 
 def test_an_operator_is_the_function(older: ModuleType) -> None:

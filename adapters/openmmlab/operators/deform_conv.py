@@ -123,6 +123,7 @@ def modulated_deform_conv_forward(
 ) -> None:
     """Write the convolution ``(B, C, h, w)`` of an input ``(B, c, H, W)`` whose samples are weighted by the mask."""
     geometry = _Geometry(stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, group, deformable_group)
+    offset, mask = (_of_size(given, output.shape[2:]) for given in (offset, mask))
     output.copy_(_convolve(input, weight, offset, mask, bias if with_bias else None, geometry))
 
 
@@ -154,10 +155,22 @@ def modulated_deform_conv_backward(
 ) -> None:
     """Write all gradients: of the input ``(B, c, H, W)``, the weight, the bias if any, the offsets and the mask."""
     geometry = _Geometry(stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, group, deformable_group)
+    offset, mask = (_of_size(given, grad_output.shape[2:]) for given in (offset, mask))
+    grad_offset, grad_mask = (_of_size(place, grad_output.shape[2:]) for place in (grad_offset, grad_mask))
     gradients = _differentiate(grad_output, input, weight, offset, mask, bias if with_bias else None, geometry)
     places = (grad_input, grad_weight, grad_offset, grad_mask, *([grad_bias] if with_bias else []))
     for place, gradient in zip(places, gradients[: len(places)], strict=True):
         place.copy_(gradient)
+
+
+def _of_size(given: Tensor, size: torch.Size) -> Tensor:
+    """Return a view of offsets or a mask ``(B, C, H, W)`` in the output's size, ``(B, C, h, w)``.
+
+    The compiled operator reads the beginning of larger ones as if they had that size, and DyHead's are larger.
+    """
+    if given.shape[2:] == size:
+        return given
+    return given.view(len(given), -1)[:, : given.shape[1] * size.numel()].view(*given.shape[:2], *size)
 
 
 def _convolve(
