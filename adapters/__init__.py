@@ -14,8 +14,8 @@ from adapters.families.twins import TwinsAdapter
 from adapters.families.vision_transformer import VisionTransformerAdapter
 from adapters.levels import Level
 from adapters.listing import default_levels, list_models
-from adapters.necks.batch_norm import LevelBatchNorm
 from adapters.necks.bridge import LevelBridge
+from adapters.necks.level_norms import LevelBatchNorm, LevelLayerNorm
 from adapters.necks.simple_pyramid import SimpleFeaturePyramid
 from adapters.necks.tap_pyramid import TapPyramid
 from adapters.preprocessing import Normalisation
@@ -41,6 +41,7 @@ __all__ = [
     "Level",
     "LevelBatchNorm",
     "LevelBridge",
+    "LevelLayerNorm",
     "Normalisation",
     "SimpleFeaturePyramid",
     "SwinV2CrAdapter",

@@ -15,7 +15,15 @@ from adapters import registry
 
 @pytest.mark.parametrize("models", [mmengine.registry.MODELS, mmdet.registry.MODELS, mmseg.registry.MODELS])
 def test_every_scope_sees_what_is_registered(models: mmengine.registry.Registry) -> None:
-    names = ("TimmAdapter", "TwinsAdapter", "LevelBridge", "LevelBatchNorm", "SimpleFeaturePyramid", "TapPyramid")
+    names = (
+        "TimmAdapter",
+        "TwinsAdapter",
+        "LevelBridge",
+        "LevelBatchNorm",
+        "LevelLayerNorm",
+        "SimpleFeaturePyramid",
+        "TapPyramid",
+    )
     for name in names:
         assert models.get(name) is getattr(adapters, name)
 

@@ -36,10 +36,11 @@ def test_the_table_has_the_gain() -> None:
     assert [column.header for column in single.columns] == ["metric", RANDOM]
 
 
-def test_the_last_validation_counts_and_percent_become_shares(tmp_path: Path) -> None:
+def test_the_last_validation_counts_and_one_that_finds_nothing_is_zero(tmp_path: Path) -> None:
     task = TASKS["segmentation"]
     records = [{"step": 1, "loss": 2.0}, *({"step": 2, **dict.fromkeys(task.metrics, score)} for score in (10.0, 50.0))]
     assert final_scores(task, records) == dict.fromkeys(task.metrics, 0.5)
-    draw_curves({"a": records, "b": records}, "mIoU", "mIoU", 0.01, tmp_path / "curve.png")
+    assert final_scores(task, records[:1]) == dict.fromkeys(task.metrics, 0.0)
+    draw_curves({"a": records, "b": records[:1]}, "mIoU", "mIoU", 0.01, tmp_path / "curve.png")
     with Image.open(tmp_path / "curve.png") as picture:
         assert picture.width > 600

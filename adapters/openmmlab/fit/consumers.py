@@ -146,7 +146,7 @@ def _neck_settings(neck: Node, place: str, count: int) -> list[ChannelSetting]:
 def _passed_through(neck: Node, count: int) -> list[int | None]:
     """For each map that a neck gives, the level whose channels it has; None where the neck sets them itself."""
     name = type_name(neck)
-    if name in ("Feature2Pyramid", "LevelBatchNorm"):
+    if name in ("Feature2Pyramid", "LevelBatchNorm", "LevelLayerNorm"):
         return list(range(count))
     if name == "JPU":
         return [*range(neck.get("start_level", 0), count - 1), None]

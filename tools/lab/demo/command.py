@@ -96,8 +96,12 @@ def train(task: Task, start: str) -> tuple[Runner, Records]:
 
 
 def final_scores(task: Task, records: Records) -> dict[str, float]:
-    """Return the metrics of the last validation, from 0 to 1, by their names in the log."""
-    last = [record for record in records if next(iter(task.metrics)) in record][-1]
+    """Return the metrics of the last validation, from 0 to 1, by their names in the log; zeros where it logged none.
+
+    mmdet logs none where a detector finds nothing in the whole dataset.
+    """
+    validations = [record for record in records if next(iter(task.metrics)) in record]
+    last = validations[-1] if validations else dict.fromkeys(task.metrics, 0.0)
     return {name: last[name] / (100 if task.percent else 1) for name in task.metrics}
 
 

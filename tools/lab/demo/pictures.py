@@ -109,9 +109,9 @@ def draw_curves(
         colour = f"C{place}"
         steps, losses = zip(*((record["step"], record["loss"]) for record in records if "loss" in record), strict=True)
         left.plot(steps, losses, color=colour, label=name)
-        steps, scores = zip(*((one["step"], scale * one[metric]) for one in records if metric in one), strict=True)
-        right.plot(steps, scores, "o", color=colour)
-        for step, score in zip(steps, scores, strict=True):
+        validations = [(record["step"], scale * record[metric]) for record in records if metric in record]
+        for step, score in validations:
+            right.plot(step, score, "o", color=colour)
             right.annotate(f"{score:.2f}", (step, score), (-6, 0), textcoords="offset points", ha="right", va="center")
     left.set_xlabel("iteration")
     left.set_ylabel("training loss (line)")

@@ -20,6 +20,7 @@ class Case:
         name: identifies the case.
         backbone: its config.
         channels: of its levels, strides 4 to 32.
+        normed: put ``LevelLayerNorm`` between the levels and the neck.
         floor: the mIoU that it must reach, from 0 to 1.
         native: the name of the native class's case that it stands beside, and must not be lower than.
     """
@@ -29,6 +30,7 @@ class Case:
     channels: tuple[int, ...]
     floor: float
     native: str | None = None
+    normed: bool = False
 
 
 #: How much lower than its native counterpart a single seed may end: what another seed changes.
@@ -88,6 +90,17 @@ CASES: tuple[Case, ...] = (
         tuple(WIDTHS),
         floor=0.55,
         native="mmdet Swin",
+    ),
+    Case(
+        "swin (timm), normed",
+        _adapter(
+            "swin_tiny_patch4_window7_224",
+            trunk=dict(embed_dim=WIDTHS[0], depths=tuple(DEPTHS), num_heads=tuple(HEADS)),
+        ),
+        tuple(WIDTHS),
+        floor=0.55,
+        native="mmdet Swin",
+        normed=True,
     ),
     Case(
         "mmdet Swin",

@@ -54,6 +54,8 @@ def make_config(case: Case, budget: Budget, seed: int, data_root: Path) -> Confi
     cfg = Config.fromfile(RECIPE)
     cfg.model.backbone = dict(case.backbone)
     cfg.model.neck.in_channels = list(case.channels)
+    if case.normed:
+        cfg.model.neck = [dict(type="LevelLayerNorm", in_channels=list(case.channels)), cfg.model.neck]
     cfg.custom_imports = dict(imports=["adapters", "mmdet.models"], allow_failed_imports=False)
     cfg.train_cfg.update(max_iters=budget.iterations, val_interval=budget.iterations)
     warmup, decay = cfg.param_scheduler
@@ -61,7 +63,11 @@ def make_config(case: Case, budget: Budget, seed: int, data_root: Path) -> Confi
     decay.end = budget.iterations
     cfg.optim_wrapper.optimizer.lr = budget.lr
     cfg.train_dataloader.batch_size = budget.batch_size
-    cfg.default_hooks.checkpoint = dict(type="CheckpointHook", by_epoch=False, interval=-1, save_last=False)
+    # Thrice, and not at the end: there, a validation that was stopped would be passed over.
+    every = budget.iterations // 4 + 1
+    cfg.default_hooks.checkpoint = dict(
+        type="CheckpointHook", by_epoch=False, interval=every, max_keep_ckpts=1, save_last=False
+    )
     cfg.randomness = dict(seed=seed)
     cfg.data_root = f"{data_root}/"
     for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
@@ -70,13 +76,17 @@ def make_config(case: Case, budget: Budget, seed: int, data_root: Path) -> Confi
 
 
 def run_case(case: Case, budget: Budget, seed: int, out: Path, data_root: Path) -> Result:
-    """Train a case from nothing with a seed; return what it reached, its size and its time.
+    """Train a case from random weights with a seed, or go on where that was stopped.
+
+    Returns:
+        What it reached, its size and its time.
 
     Raises:
         ValueError: the training failed; the end of its output is in the message.
     """
     start = time.monotonic()
-    records = train(make_config(case, budget, seed, data_root), out / f"{case.name.replace(' ', '_')}_{seed}")
+    work_dir = out / f"{case.name.replace(',', '').replace(' ', '_')}_{seed}"
+    records = train(make_config(case, budget, seed, data_root), work_dir, resume=True)
     losses = [record["loss"] for record in records if "loss" in record]
     (score,) = [record[METRIC] / 100 for record in records if METRIC in record]
     return {

@@ -1,4 +1,4 @@
-"""The neck of a linear probe: each map is normalised over the batch, and nothing else changes."""
+"""Necks that normalise each map, over the batch or over the channels of a cell, and change nothing else."""
 
 import pytest
 import torch
@@ -6,9 +6,10 @@ from torch.nn import functional as F
 from zoo import image, randomise
 
 import adapters
+from adapters.necks.level_norms import LevelNorm
 
 
-def test_each_map_is_normalised_by_its_own_statistics() -> None:
+def test_each_map_is_normalised_over_the_batch_by_its_own_statistics() -> None:
     """Channels of very different scale have mean 0 and variance 1 afterwards; in eval mode the running ones serve."""
     neck = adapters.LevelBatchNorm([4, 6])
     maps = [3 + 1000 * image(8, 6, channels=4), 0.01 * image(4, 3, channels=6)]
@@ -23,9 +24,19 @@ def test_each_map_is_normalised_by_its_own_statistics() -> None:
         torch.testing.assert_close(out, expected)
 
 
+def test_each_cell_is_normalised_over_its_channels() -> None:
+    neck = randomise(adapters.LevelLayerNorm([4, 6]))
+    maps = [3 + 1000 * image(8, 6, channels=4), 0.01 * image(4, 3, channels=6)]
+    for out, feature_map, norm in zip(neck(maps), maps, neck.norms, strict=True):
+        cells = F.layer_norm(feature_map.movedim(1, 3), [feature_map.shape[1]], norm.weight, norm.bias, norm.eps)
+        torch.testing.assert_close(out, cells.movedim(3, 1))
+        assert out.is_contiguous()
+
+
+@pytest.mark.parametrize("neck", [adapters.LevelBatchNorm, adapters.LevelLayerNorm])
 @pytest.mark.parametrize("channels", [(8,), (4, 8)], ids=str)
-def test_other_channels_are_refused(channels: tuple[int, ...]) -> None:
+def test_other_channels_are_refused(channels: tuple[int, ...], neck: type[LevelNorm]) -> None:
     maps = [torch.zeros(1, count, 2, 2) for count in channels]
-    says = rf"LevelBatchNorm got maps of \({channels[0]}.*\) channels but its in_channels are \(4,\)"
+    says = rf"{neck.__name__} got maps of \({channels[0]}.*\) channels but its in_channels are \(4,\)"
     with pytest.raises(ValueError, match=says):
-        adapters.LevelBatchNorm([4])(maps)
+        neck([4])(maps)
