@@ -1,4 +1,4 @@
-"""From the model of a config to its graphs, whatever its kind."""
+"""The graphs of a config's model, whatever its kind."""
 
 import copy
 import dataclasses
