@@ -98,8 +98,8 @@ def export_model(
     _check_size(size, whole, path)
     if half and "classes" in whole.graphs[0].outputs:
         raise ValueError(
-            f"{path.name}: {whole.head} chooses cells and computes positions, for which float16 has too few digits; leave "
-            "--half out."
+            f"{path.name}: {whole.head} chooses cells and computes positions, for which float16 has too few digits; "
+            "leave --half out."
         )
     metadata, notes = describe_file(cfg, own, whole, dataset_meta or {})
     checks: dict[str, Check] = {}
