@@ -149,11 +149,12 @@ def load(path: str | Path, providers: Sequence[str] = ("CPUExecutionProvider",),
             "nothing to decode; run it with onnxruntime itself."
         )
     others = {name: open_graph(file.with_name(f"{file.stem}.{name}.onnx")) for name in metadata["graphs"][1:]}
-    return Model(metadata, {name: _runner(session) for name, session in {"model": first, **others}.items()})
+    unread = metadata["only_checked"]
+    return Model(metadata, {name: _runner(session, unread) for name, session in {"model": first, **others}.items()})
 
 
-def _runner(session: Any) -> Run:
-    names = [output.name for output in session.get_outputs()]
+def _runner(session: Any, unread: Sequence[str]) -> Run:
+    names = [output.name for output in session.get_outputs() if output.name not in unread]
     return lambda inputs: dict(zip(names, session.run(names, inputs), strict=True))
 
 

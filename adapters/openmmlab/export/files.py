@@ -82,7 +82,7 @@ def export_model(
         path: ends in ``.pt2`` or ``.onnx``.
         size: ``(H, W)`` of the images as the graph takes them, padded; None for any.
         batch: images at once; None for any number.
-        half: compute in float16.
+        half: compute in float16, but for the second stage of a detector, whose boxes need more digits.
         dataset_meta: what the checkpoint says of its data.
 
     Returns:
@@ -96,6 +96,11 @@ def export_model(
     check_ending(path)
     own, whole = as_graphs(model)
     _check_size(size, whole, path)
+    if half and "classes" in whole.graphs[0].outputs:
+        raise ValueError(
+            f"{path.name}: {whole.head} chooses cells and computes positions, for which float16 has too few digits; "
+            "leave --half out."
+        )
     metadata, notes = describe_file(cfg, own, whole, dataset_meta or {})
     checks: dict[str, Check] = {}
     try:
@@ -122,6 +127,7 @@ def _write(
     half: bool,
 ) -> Check:
     channels = getattr(own.backbone, "in_channels", 3)
+    half = half and graph is whole.graphs[0]
     draw = _drawing(whole, graph)
     example = (batch or EXAMPLE[0], *(_enlarge(EXAMPLE[1:], whole, own, channels) if size is None else size))
     cases = cases_of(batch, size)

@@ -14,6 +14,9 @@ from adapters.openmmlab.fit.pipelines import loaded_order
 #: The version of the metadata's form.
 FORMAT = 1
 
+#: Outputs by which a choice is checked, beside the choice itself.
+CHOICES = ("scores",)
+
 #: Steps of a test pipeline that do not change pixels.
 SILENT = ("LoadImage", "LoadAnnotations", "Load", "Pack", "Normalize")
 
@@ -51,6 +54,7 @@ def describe_file(
         "model": type(model).__name__,
         "head": whole.head,
         "graphs": [graph.name for graph in whole.graphs],
+        "only_checked": only_checked(whole),
         "classes": classes,
         "images": images,
         "decoding": dict(whole.decoding),
@@ -58,6 +62,11 @@ def describe_file(
     if not classes:
         notes.append("neither the checkpoint nor the config names the classes: the file says their numbers alone")
     return metadata, notes
+
+
+def only_checked(whole: Whole) -> list[str]:
+    """List the outputs of the first graph that tell of its choices, and that no decoding reads."""
+    return [name for name in whole.graphs[0].outputs if name in CHOICES or name in whole.graphs[0].given]
 
 
 def describe_images(cfg: Any, model: Any) -> tuple[dict[str, Any], list[str]]:

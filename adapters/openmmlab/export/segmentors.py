@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from adapters.openmmlab.export.free_sizes import free_sizes
 from adapters.openmmlab.export.graphs import Graph, Whole, refuse, require_decoding_of
-from adapters.openmmlab.export.queries import mask_graph
+from adapters.openmmlab.export.mask_queries import mask_graph
 
 
 class LogitOutputs(nn.Module):

@@ -11,8 +11,9 @@ from mmseg.models import EncoderDecoder
 from torch import Tensor, nn
 
 from adapters.openmmlab.export.dense import describe_dense
+from adapters.openmmlab.export.dino import describe_dino
 from adapters.openmmlab.export.graphs import Whole, refuse
-from adapters.openmmlab.export.queries import describe_dino, describe_mask_former
+from adapters.openmmlab.export.mask_queries import describe_mask_former
 from adapters.openmmlab.export.segmentors import describe_segmentor
 from adapters.openmmlab.export.two_stage import describe_two_stage
 

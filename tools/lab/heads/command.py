@@ -30,10 +30,10 @@ HEAD = """# Which detectors and segmentors export
 Heads at the full width of our recipes, on backbones of full width and few blocks, all parameters randomised, written by
 [`tools/measure_heads.py`](../tools/measure_heads.py) with torch {torch} on a CPU. *Yes* means that an ONNX file of free
 batch, height and width (of Mask R-CNN three files) equalled the model at six sizes that were not traced, to the share
-of an output's largest value that stands beside it; and that [`decoding`](export.md), in numpy and onnxruntime alone,
-found in it what `predict` of mmdet or mmseg finds with the model, at three more sizes: the same classes, boxes of an
-IoU of 0.99, scores to 1e-3, and masks and label maps of which less than a thousandth of the pixels differ. DINO has 100
-queries and two layers of each kind, Mask2Former two layers of its pixel decoder and three of its decoder.
+of an output's largest value that stands beside it; and that [`decoding`](export_models.md), in numpy and onnxruntime
+alone, found in it what `predict` of mmdet or mmseg finds with the model, at three more sizes: the same classes, boxes
+of an IoU of 0.99, scores to 1e-3, and masks and label maps of which less than a thousandth of the pixels differ. DINO
+has 100 queries and two layers of each kind, Mask2Former two layers of its pixel decoder and three of its decoder.
 
 {dense} of 42 dense heads, {queries} of 9 two-stage and query heads.
 
