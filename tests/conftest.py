@@ -13,12 +13,11 @@ from timm.layers import weight_init
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)
     os.environ["OMP_NUM_THREADS"] = "1"  # for the commands that tests start
+    # There, sitecustomize.py has these commands begin sooner.
+    folders = [str(Path(__file__).parent / "children"), os.environ.get("PYTHONPATH")]
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, folders))
 else:
     torch.set_num_threads(2)
-# There, sitecustomize.py speeds up the commands that tests start.
-os.environ["PYTHONPATH"] = os.pathsep.join(
-    filter(None, [str(Path(__file__).parent / "children"), os.environ.get("PYTHONPATH")])
-)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -50,9 +50,9 @@ def shrink(cfg: Config) -> int:
 
 def _shrink_backbone(backbone: Any) -> None:
     family = timm_module_name(backbone.model_name)
-    backbone.trunk = dict(DEPTHS[family])
+    backbone.trunk = dict(DEPTHS.get(family, {}))  # others are small as they are
     backbone.weights = None
-    if "depth" not in DEPTHS[family]:
+    if "depth" not in backbone.trunk:
         return
     if backbone.get("frozen_stages", -1) >= 0:
         assert backbone.frozen_stages == FULL_DEPTH

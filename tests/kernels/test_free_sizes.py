@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from adapters.export.tracing import FREE, trace
-from adapters.kernels.free_sizes import OPERATOR, with_plain_sizes
+from adapters.kernels.free_sizes import PLAIN_SIZES, with_plain_sizes
 
 
 class Padded(nn.Module):
@@ -22,7 +22,7 @@ def test_a_tensor_is_itself() -> None:
 
 def test_a_size_with_a_formula_gets_a_symbol() -> None:
     program = trace(Padded(), torch.randn(2, 3, 13, 21), FREE, "padded")
-    (node,) = (node for node in program.graph.nodes if node.target is OPERATOR)
+    (node,) = (node for node in program.graph.nodes if node.target is PLAIN_SIZES)
     batch, _, height, width = node.meta["val"].shape
     assert str(height).startswith("8*u")
     assert str(width).startswith("s")  # it is the image's own, and has no formula
@@ -31,4 +31,4 @@ def test_a_size_with_a_formula_gets_a_symbol() -> None:
 
 def test_sizes_that_are_fixed_stay() -> None:
     program = torch.export.export(Padded(), (torch.randn(2, 3, 13, 21),), dynamic_shapes=({0: Dim.DYNAMIC},))
-    assert not [node for node in program.graph.nodes if node.target is OPERATOR]
+    assert not [node for node in program.graph.nodes if node.target is PLAIN_SIZES]
