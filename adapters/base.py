@@ -78,6 +78,7 @@ class BackboneAdapter(Tunable):
     timm_modules: ClassVar[tuple[str, ...]] = ()
     #: Arguments that free timm's model from its image size.
     sizing: ClassVar[Mapping[str, Any]] = {}
+    exports_any_size = True  #: A file of the model can leave height and width open.
 
     def __init__(
         self,
