@@ -14,6 +14,7 @@ from torch.export import ExportedProgram
 
 from adapters.export.libraries import WRITING, require
 from adapters.export.refusals import refusal_to_convert
+from adapters.export.tracing import inputs_of
 from adapters.kernels.free_sizes import OPERATOR as PLAIN_SIZES
 from adapters.padding import KEEP
 
@@ -47,6 +48,7 @@ def write_onnx(
     tensors = inputs_of(program)
     free_size = any(not isinstance(side, int) for tensor in tensors for side in tensor.shape[2:])
     environment = getattr(tensors[0].fake_mode, "shape_env", None)
+    _answer_by_example(program)
     try:
         # torch traces the program once more, to split its operators into ONNX's.
         with _quiet(), environment.suppress_guards() if environment else contextlib.nullcontext():
@@ -60,10 +62,15 @@ def write_onnx(
     written.save(path)
 
 
-def inputs_of(program: ExportedProgram) -> list[Any]:
-    """Return the tensors without data that stand for a program's inputs, such as ``(B, C, H, W)``."""
-    names = program.graph_signature.user_inputs
-    return [node.meta["val"] for node in program.graph.nodes if node.name in names]
+def _answer_by_example(program: Any) -> None:
+    """Have questions about sizes answered by the example also in the second trace, where torch's exporter would not."""
+    decompose = program.run_decompositions
+
+    def run_decompositions(*arguments: Any, **named: Any) -> ExportedProgram:
+        with torch.fx.experimental._config.patch(backed_size_oblivious=False):
+            return decompose(*arguments, **named)
+
+    program.run_decompositions = run_decompositions
 
 
 def _identity(x: Any, axes: Any = None, multiple: Any = None) -> Any:  # noqa: ARG001, torch passes them

@@ -92,10 +92,17 @@ def _free_axes(tensor: Tensor, freedom: Freedom) -> dict[int, Any]:
     return dict.fromkeys((0,) if tensor.ndim == 2 else freedom.axes, Dim.DYNAMIC)
 
 
+def inputs_of(program: ExportedProgram) -> list[Any]:
+    """Return the tensors without data that stand for a program's inputs, such as ``(B, C, H, W)``."""
+    names = program.graph_signature.user_inputs
+    return [node.meta["val"] for node in program.graph.nodes if node.name in names]
+
+
 def unconditional(program: ExportedProgram) -> ExportedProgram:
     """Take out of a program what it demands of the sizes of its input, in place; return it."""
     program._guards_code = []
-    for symbol in program.range_constraints:
+    environment = getattr(inputs_of(program)[0].fake_mode, "shape_env", None)
+    for symbol in environment.backed_var_to_val if environment else ():
         program.range_constraints[symbol] = ValueRanges(1, int_oo)
     remove_calls(program, _ASSERTIONS)
     return program

@@ -7,10 +7,15 @@ example. The operator behind it does nothing and is taken out of every file.
 """
 
 from collections.abc import Sequence
+from itertools import count as count_up
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._dynamo.source import ConstantSource
+from torch.fx.experimental.symbolic_shapes import DimDynamic
+
+_numbers = count_up()
 
 
 def with_plain_sizes(x: Tensor, axes: Sequence[int], multiple: int = 1) -> Tensor:
@@ -40,15 +45,14 @@ def _plain(x: Tensor, axes: Sequence[int], multiple: int) -> Tensor:  # noqa: AR
 
 @_plain.register_fake
 def _(x: Tensor, axes: Sequence[int], multiple: int) -> Tensor:
-    context: Any = torch.library.get_ctx()
-    known = context._shape_env.backed_var_to_val
     shape: list[Any] = list(x.shape)
     for axis in axes:
-        count = int(shape[axis].node.expr.xreplace(known)) // multiple
-        symbol = context.new_dynamic_size(min=min(count, 2))
-        # torch would take it for a number that depends on data, and ask nothing of it; it has a value in the example.
-        context._shape_env.add_backed_var_to_val(symbol.node.expr, count)
-        shape[axis] = symbol * multiple
+        environment = shape[axis].node.shape_env
+        count = int(shape[axis].node.expr.xreplace(environment.backed_var_to_val)) // multiple
+        # The source of a symbol is but its name here: nothing is asked about it (adapters.export.tracing).
+        source = ConstantSource(f"plain_size_{next(_numbers)}")
+        symbol = environment.create_symbol(count, source, DimDynamic.DYNAMIC, constraint_dim=None)
+        shape[axis] = environment.create_symintnode(symbol, hint=count, source=source) * multiple
     return x.new_empty(shape)
 
 
