@@ -1,4 +1,4 @@
-"""From a module to torch's exported program, with a batch, height and width that stay free."""
+"""Tracing of a module as torch's exported program, with a batch, height and width that stay free."""
 
 from collections.abc import Collection, Sequence
 from contextlib import nullcontext
