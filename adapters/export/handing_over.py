@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from adapters.export.libraries import WRITING, require
 from adapters.export.reading import open_file
+from adapters.export.refusals import reason_of
 from adapters.export.tracing import FREE, Freedom, trace
 from adapters.export.verification import TOLERANCE, Case, Check, DifferenceError, Draw, make_image, verify
 from adapters.export.writing import check_ending, write_file
@@ -69,8 +70,13 @@ def write_verified(
         write_file(trace(module, example, freedom, name), partial, names, metadata or {}, name, inputs)
         torch._dynamo.reset()
         try:
+            opened = open_file(partial)
+        except Exception as error:
+            reason = f"it cannot be opened again: {reason_of(error)}"
+            raise ValueError(f"{path.name} is not written, since {reason}; choose the other format.") from error
+        try:
             channels = example.shape[1] if isinstance(example, Tensor) else 0
-            check = verify(open_file(partial), reference or module, cases, channels, tolerance, draw, given)
+            check = verify(opened, reference or module, cases, channels, tolerance, draw, given)
         except DifferenceError as error:
             remedy = "give --size H W for a file of one size" if freedom.size else "choose the other format"
             raise ValueError(f"{path.name} is not written, since {error}; {remedy}.") from error

@@ -34,3 +34,18 @@ def test_mistakes(arguments: list[str], says: str, tmp_path: Path, monkeypatch: 
     with pytest.raises((ValueError, FileNotFoundError), match=says):
         main(["--backbone", "test_resnet", *arguments])
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([], "takes a config and its checkpoint, or --backbone NAME"),
+        (["my_config.py"], "my_config.py needs its checkpoint after it, or `random`"),
+        (["my_config.py", "random", "--weights", "mine.pth"], "--weights and --out-indices are for a backbone alone"),
+        (["--backbone", "resnet18", "--cfg-options", "model.neck=None"], "--cfg-options changes a config: give one"),
+    ],
+    ids=str,
+)
+def test_mistakes_with_configs(arguments: list[str], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        main([*arguments, "--out", "detector.onnx"])

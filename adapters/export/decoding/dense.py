@@ -36,11 +36,9 @@ def decode_dense(
     """
     found = []
     for level, (logits, boxes, *factor) in enumerate(levels):
-        scores = _activate(_by_cell(logits, settings["channels"]), settings["softmax"])
-        places, labels = np.nonzero(scores > settings["score_threshold"])
-        best = np.argsort(-scores[places, labels], kind="stable")[: min(settings["before_nms"], len(places))]
-        places, labels = places[best], labels[best]
-        scores = scores[places, labels]
+        places, labels, scores = _find(_by_cell(logits, settings["channels"]), settings)
+        best = np.argsort(-scores, kind="stable")[: min(settings["before_nms"], len(places))]
+        places, labels, scores = places[best], labels[best], scores[best]
         if factor:
             scores = scores * sigmoid(_by_cell(factor[0], 1)[places, 0])
         decoded = _decode(
@@ -70,6 +68,20 @@ def propose(levels: Sequence[Sequence[Array]], settings: dict[str, Any], size: t
     large = large_enough(boxes, settings["least_side"])
     boxes, scores, of_level = boxes[large], scores[large], of_level[large]
     return boxes[suppress(boxes, scores, of_level, settings["nms"], settings["most"])]
+
+
+def _find(logits: Array, settings: dict[str, Any]) -> tuple[Array, Array, Array]:
+    """Find what is above the threshold of scores in logits ``(N, C)``: anchors, classes and scores, ``(M,)`` each."""
+    threshold = settings["score_threshold"]
+    if settings["softmax"] or not 0 < threshold < 1:
+        scores = _activate(logits, settings["softmax"])
+        places, labels = np.nonzero(scores > threshold)
+        return places, labels, scores[places, labels]
+    # Nearly all logits are below, and need no sigmoid; the margin is for its rounding.
+    places, labels = np.nonzero(logits > np.log(threshold / (1 - threshold)) - 1e-3)
+    scores = sigmoid(logits[places, labels])
+    above = scores > threshold
+    return places[above], labels[above], scores[above]
 
 
 def _by_cell(values: Array, channels: int) -> Array:
