@@ -40,6 +40,7 @@ def test_all_tools_have_starters() -> None:
         "measure_quantisation",
         "measure_low_rank",
         "published_counts",
+        "run_matrix",
         "sweep",
         "time_batch_steps",
     }
