@@ -10,6 +10,8 @@ import pytest
 import torch
 from timm.layers import weight_init
 
+import adapters  # noqa: F401, before any test imports mmcv.ops, which may need the operators that it serves
+
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)
     os.environ["OMP_NUM_THREADS"] = "1"  # for the commands that tests start

@@ -1,10 +1,9 @@
 """Facts about this CPU, and the two questions that every kernel asks: may it run here, and is a layer torch's own."""
 
 import torch
-import torch.nn.modules.module as torch_module
 from torch import Tensor, nn
 
-from adapters.kernels.versions import are_transforms_active, is_compiling, is_in_torch_dispatch_mode
+from adapters.kernels.versions import are_transforms_active, has_global_hook, is_compiling, is_in_torch_dispatch_mode
 
 HAS_ONEDNN: bool = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 #: The CPU multiplies in bfloat16 itself.
@@ -44,7 +43,7 @@ def is_untouched(layer: nn.Module, cls: type[nn.Module]) -> bool:
         type(layer) is cls
         and "forward" not in vars(layer)
         and not (layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks)
-        and not torch_module._has_any_global_hook()
+        and not has_global_hook()
         and all(
             tensor is None or (type(tensor) in _TENSORS and tensor.layout is torch.strided)
             for tensor in layer._parameters.values()

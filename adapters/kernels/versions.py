@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.modules.module as modules
 from torch.utils import _python_dispatch
 
 if hasattr(_python_dispatch, "is_in_torch_dispatch_mode"):  # torch 2.5
@@ -53,6 +54,20 @@ else:
         return False
 
 
+if hasattr(modules, "_has_any_global_hook"):  # torch 2.2
+    has_global_hook: Callable[[], bool] = modules._has_any_global_hook
+else:
+
+    def has_global_hook() -> bool:
+        """Tell whether every module has a hook."""
+        return bool(
+            modules._global_backward_pre_hooks
+            or modules._global_backward_hooks
+            or modules._global_forward_hooks
+            or modules._global_forward_pre_hooks
+        )
+
+
 if hasattr(torch._C, "_are_functorch_transforms_active"):  # torch 2.3
     are_transforms_active: Callable[[], bool] = torch._C._are_functorch_transforms_active
 else:
@@ -82,6 +97,7 @@ __all__ = [
     "are_transforms_active",
     "autocast_dtype",
     "custom_op",
+    "has_global_hook",
     "is_autocast_available",
     "is_compiling",
     "is_exporting",

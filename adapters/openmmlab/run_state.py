@@ -3,6 +3,7 @@
 mmengine has such a list from torch 2.6 on, and the original mmengine none: it runs the file, or fails.
 """
 
+import importlib
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 from mmengine.logging.history_buffer import HistoryBuffer
 
-_MULTIARRAY = getattr(np, "_core" if hasattr(np, "_core") else "core").multiarray
+_MULTIARRAY: Any = importlib.import_module(f"numpy.{'_core' if np.__version__ >= '2' else 'core'}.multiarray")
 
 #: Besides tensors and containers: the log's numbers, which lie in arrays, beside the methods that sum them up.
 _CLASSES = [

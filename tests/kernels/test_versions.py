@@ -5,6 +5,7 @@ from types import ModuleType
 
 import pytest
 import torch
+import torch.nn.modules.module as modules
 from torch import Tensor
 from torch.utils import _python_dispatch
 from torch.utils.flop_counter import FlopCounterMode
@@ -18,6 +19,7 @@ def older(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     for holder, name in (
         (torch.library, "custom_op"),
         (torch.amp, "is_autocast_available"),
+        (modules, "_has_any_global_hook"),
         (torch._C, "_are_functorch_transforms_active"),
         (_python_dispatch, "is_in_torch_dispatch_mode"),
     ):
@@ -62,3 +64,10 @@ def test_an_operator_is_the_function(older: ModuleType) -> None:
     x = torch.ones(3, requires_grad=True)
     (slope,) = torch.autograd.grad(double(x).sum(), x)
     assert slope.tolist() == [2, 2, 2]
+
+
+def test_sees_a_hook_on_every_module(older: ModuleType) -> None:
+    assert not older.has_global_hook()
+    handle = modules.register_module_forward_hook(lambda *_: None)
+    assert older.has_global_hook()
+    handle.remove()

@@ -47,6 +47,7 @@ def test_all_tools_have_starters() -> None:
         "measure_low_rank",
         "probe_weights",
         "published_counts",
+        "run_matrix",
         "sweep",
         "time_batch_steps",
     }
