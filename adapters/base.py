@@ -18,6 +18,7 @@ import torch.utils.checkpoint
 from torch import Tensor, nn
 
 from adapters.batches import Sizes, check_batch_norms, run_by_size, sizes_of_call
+from adapters.kernels.free_sizes import with_plain_sizes
 from adapters.levels import Level, choose_indices
 from adapters.necks.build import build_pyramid, count_wanted_maps
 from adapters.padding import check_image, crop_to_stride, pad_to_multiple
@@ -77,6 +78,7 @@ class BackboneAdapter(Tunable):
     timm_modules: ClassVar[tuple[str, ...]] = ()
     #: Arguments that free timm's model from its image size.
     sizing: ClassVar[Mapping[str, Any]] = {}
+    exports_any_size = True  #: A file of the model can leave height and width open.
 
     def __init__(
         self,
@@ -240,7 +242,8 @@ class BackboneAdapter(Tunable):
 
     def _forward(self, image: Tensor) -> tuple[tuple[Tensor, ...], Tensor | None]:
         image_size = (image.shape[-2], image.shape[-1])
-        maps, final = self.forward_trunk(pad_to_multiple(image, self.pad_multiple, self.pad_margins))
+        padded = pad_to_multiple(image, self.pad_multiple, self.pad_margins)
+        maps, final = self.forward_trunk(with_plain_sizes(padded, (2, 3), self.pad_multiple))
         if self.pyramid is not None:
             # Maps have no cells in the margins.
             seen = [pad_to_multiple(image, self.pad_multiple)] if self.pyramid.sees_image else []

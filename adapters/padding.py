@@ -34,10 +34,17 @@ def pad_to_multiple(image: Tensor, multiple: int, margins: tuple[int, int] = (0,
     Returns:
         ``(B, C, H', W')``; the image itself where there is nothing to pad.
     """
-    height, width = image.shape[-2:]
     before, after = margins
-    bottom, right = -height % multiple + after, -width % multiple + after
-    return F.pad(image, (before, right, before, bottom)) if bottom or right or before else image
+    bottom, right = (count_cells(side, multiple) * multiple - side + after for side in image.shape[-2:])
+    # In a file for any size, nothing may depend on whether the example needed pads.
+    if torch.compiler.is_exporting() or bottom or right or before:
+        return F.pad(image, (before, right, before, bottom))
+    return image
+
+
+def count_cells(side: int, stride: int) -> int:
+    """Return ``ceil(side / stride)``, written so that ONNX, which divides towards zero, computes the same."""
+    return (side + stride - 1) // stride
 
 
 def crop_to_stride(feature_map: Tensor, image_size: tuple[int, int], stride: int, dtype: torch.dtype) -> Tensor:
@@ -53,9 +60,9 @@ def crop_to_stride(feature_map: Tensor, image_size: tuple[int, int], stride: int
         Contiguous ``(B, C, ceil(H / stride), ceil(W / stride))``.
     """
     for axis, side in zip((-2, -1), image_size, strict=True):
-        cells = -(-side // stride)
+        cells = count_cells(side, stride)
         # The question is a guard of a compiled graph: without it, a slice that happens to keep everything at the size
-        # of the first image is left out of Inductor's code for every size.
-        if feature_map.shape[axis] != cells:
+        # of the first image is left out of Inductor's code for every size. A file for any size always has the slice.
+        if torch.compiler.is_exporting() or feature_map.shape[axis] != cells:
             feature_map = feature_map.narrow(axis, 0, cells)
     return feature_map.to(dtype).contiguous()

@@ -22,6 +22,10 @@ COMMANDS = {
         "feature maps of several models side by side",
         "photos --backbone twins_svt_small resnet50 --out DIR",
     ),
+    "export": (
+        "a backbone as ONNX or torch's exported program, for images of any size",
+        "--backbone twins_svt_small --out twins.onnx",
+    ),
     "convert": ("key names of a checkpoint, changed to another project's", "twins_svt_small.pth svt.pth --to mmseg"),
     "list": ("timm models that work as backbones, with their levels", "'*swin*' --strides 4 8 16 32"),
 }

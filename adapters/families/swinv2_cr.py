@@ -4,10 +4,11 @@ import math
 from typing import cast
 
 import torch
-from timm.models.swin_transformer_v2_cr import SwinTransformerV2CrBlock, WindowMultiHeadAttention
+from timm.models.swin_transformer_v2_cr import PatchMerging, SwinTransformerV2CrBlock, WindowMultiHeadAttention
 from torch import Tensor
 
 from adapters.base import BackboneAdapter
+from adapters.kernels.free_sizes import with_plain_sizes
 from adapters.kernels.mlp import is_untouched_mlp
 from adapters.kernels.packed_attention import attend_packed
 from adapters.registry import register_model
@@ -45,7 +46,7 @@ class WindowAttention(WindowMultiHeadAttention):
         length = torch.linalg.vector_norm(qkv[:, :, :2], dim=-1, keepdim=True).clamp_min(1e-12)
         scale = self.logit_scale.clamp(max=math.log(1.0 / 0.01)).exp()
         factor = (torch.stack((scale, torch.ones_like(scale))).unsqueeze(-1) / length).to(qkv.dtype)
-        if not torch.is_grad_enabled():
+        if not torch.is_grad_enabled() and not torch.compiler.is_exporting():
             qkv[:, :, :2].mul_(factor)
             return qkv
         # Values times one: splitting them off would cost the backward pass more.
@@ -109,8 +110,18 @@ class AnySizeBlock(SwinTransformerV2CrBlock):
         return attn.proj_drop(attn.proj(tokens)).view(x.shape)
 
 
+class PlainMerging(PatchMerging):
+    """Patch merging as timm's, after which the trace of an export forgets the formulas of the sizes."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Halve the map, ``(B, H, W, C)`` -> ``(B, ceil(H / 2), ceil(W / 2), 2 C)``."""
+        return with_plain_sizes(super().forward(x), (1, 2))
+
+
 def window_axis(size: int, full_window: int, shifted: bool) -> Axis:
     """Cut one side of a stage's grid; a side no larger than a window is one window, neither padded nor shifted."""
+    if torch.compiler.is_exporting():  # windows with pads that are not attended give the same
+        return Axis(size, full_window, full_window // 2 if shifted else 0)
     return Axis(size, full_window, full_window // 2 if shifted else 0) if size > full_window else Axis(size, size)
 
 
@@ -135,6 +146,8 @@ class SwinV2CrAdapter(RecomputingTrunk, BackboneAdapter):
         super().adapt_trunk()
         recompute_blocks(self.trunk, self.with_cp)
         for stage, window in zip(self.trunk.stages, self.trunk._ref_window_sizes, strict=True):
+            if isinstance(stage.downsample, PatchMerging):
+                graft(stage.downsample, PlainMerging)
             for block in stage.blocks:
                 graft(block, AnySizeBlock).full_window = window
                 graft(block.attn, WindowAttention).biases = Memo()

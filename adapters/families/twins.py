@@ -1,5 +1,6 @@
 """Twins PCPVT and SVT (arXiv 2104.13840) for dense prediction."""
 
+import torch
 from timm.models.twins import GlobalSubSampleAttn, LocallyGroupedAttn, PosConv
 from torch import Tensor, nn
 from typing_extensions import Unpack
@@ -28,6 +29,8 @@ class WindowAttention(LocallyGroupedAttn):
         """Attend within windows of an ``H x W`` grid, ``(B, H * W, C)`` -> the same shape."""
         batch, tokens, channels = x.shape
         rows, columns = (Axis(side, self.ws) for side in size)
+        if torch.compiler.is_exporting():
+            return self._forward_exported(x, rows, columns)
         # Whether there are pads is asked where it matters alone: the answer is a guard of a compiled graph.
         masked = self.padding == "mask" or (
             self.padding == "mmseg" and rows.size != rows.padded and columns.size != columns.padded
@@ -37,6 +40,21 @@ class WindowAttention(LocallyGroupedAttn):
             x.reshape(-1, channels), batch, rows, columns, self._project_qkv, self._attend_qkv, wrapped_score
         )
         return self.proj_drop(self.proj(joined)).view(batch, tokens, channels)
+
+    def _forward_exported(self, x: Tensor, rows: Axis, columns: Axis) -> Tensor:
+        """Attend as :meth:`forward`, with the question for pads as part of the graph."""
+
+        def attend_qkv(qkv: Tensor, mask: Tensor | None) -> Tensor:
+            if mask is not None and self.padding == "mmseg":
+                pads = [torch.full((1,), axis.size, device=x.device) % axis.window != 0 for axis in (rows, columns)]
+                mask = torch.where(pads[0] & pads[1], mask, torch.zeros_like(mask))
+            return self._attend_qkv(qkv, mask)
+
+        wrapped_score = None if self.padding == "zero" else 0.0
+        joined = attend_in_windows(
+            x.reshape(-1, x.shape[-1]), x.shape[0], rows, columns, self._project_qkv, attend_qkv, wrapped_score
+        )
+        return self.proj_drop(self.proj(joined)).view(x.shape)
 
     def _project_qkv(self, tokens: Tensor) -> Tensor:
         """Project ``(windows, L, C)`` to ``(windows, L, 3, heads, C / heads)``."""

@@ -12,7 +12,7 @@ from adapters.options import AdapterOptions
 from adapters.registry import register_model
 from adapters.trunk.rotary_tables import keep_tables
 from adapters.trunk.surgery import forget_size
-from adapters.windows.vit_blocks import WindowedRunner
+from adapters.windows.vit_blocks import make_runner
 
 
 @register_model
@@ -79,8 +79,8 @@ class VisionTransformerAdapter(BackboneAdapter):
         # A mixed RoPE learns one table a block.
         rotary_by_block = rotary if getattr(trunk, "rope_mixed", False) else None
         windowed = None
-        if self.window_size is not None and any(side > self.window_size for side in grid):
-            windowed = WindowedRunner(len(image), grid, self.window_size, trunk.num_prefix_tokens, tokens)
+        if self.window_size is not None:
+            windowed = make_runner(image.shape[0], grid, self.window_size, trunk.num_prefix_tokens, tokens)
         maps = []
         with redirect_attention(trunk, image):
             for index, block in enumerate(trunk.blocks):

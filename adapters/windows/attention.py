@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from adapters.windows.exported import attend_exported
 from adapters.windows.partition import Axis, Windows, windows_of
 
 #: ``(n, L, C)`` of n windows -> queries, keys and values of their tokens, ``(n, L, ...)``.
@@ -40,6 +41,8 @@ def attend_in_windows(
     Returns:
         ``(B * H * W, C)``.
     """
+    if torch.compiler.is_exporting():
+        return attend_exported(tokens, batch, rows, columns, project_qkv, attend_qkv, wrapped_score)
     if torch.compiler.is_compiling():
         return _attend_compiled(tokens, batch, rows, columns, project_qkv, attend_qkv, wrapped_score)
     windows = windows_of(batch, rows, columns, tokens.device)

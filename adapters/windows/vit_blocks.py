@@ -9,8 +9,10 @@ mean of what the windows made of them; with a single window, the block is an ord
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from adapters.windows.exported import exported_windows
 from adapters.windows.partition import Axis, WindowGroup, windows_of
 
 RunBlock = Callable[..., Tensor]
@@ -77,3 +79,48 @@ class WindowedRunner:
         padded = mask.new_zeros(total, total)
         padded[:, self.prefix_tokens :] = mask[0]
         return padded
+
+
+class ExportedRunner:
+    """The same with sizes that are symbols of a graph: all windows are whole, and the pads in them are masked."""
+
+    def __init__(self, batch: int, grid: tuple[int, int], window_size: int, prefix_tokens: int, like: Tensor) -> None:
+        rows, columns = ((side, window_size, 0) for side in grid)
+        self.batch = batch
+        self.prefix_tokens = prefix_tokens
+        self.windows = exported_windows(batch, rows, columns, like.device)
+        self.mask = F.pad(self.windows.mask(like.dtype, 0.0), (prefix_tokens, 0))
+
+    def __call__(self, run_block: RunBlock, block: nn.Module, tokens: Tensor, rotary: Tensor | None) -> Tensor:
+        """Run one block; arguments and result are those of :class:`WindowedRunner`, ``(B, P + H * W, C)``."""
+        prefix, patches = tokens[:, : self.prefix_tokens], tokens[:, self.prefix_tokens :]
+        count = self.windows.count
+        copies = prefix.unsqueeze(1).expand(-1, count, -1, -1).flatten(0, 1)
+        x = torch.cat((copies, self.windows.split(patches)), dim=1)
+        arguments = (self.mask,) if rotary is None else (self._split_rotary(rotary), self.mask)
+        x = run_block(block, x, *arguments)
+        prefix = x[:, : self.prefix_tokens].unflatten(0, (self.batch, count)).mean(dim=1)
+        return torch.cat((prefix, self.windows.join(x[:, self.prefix_tokens :])), dim=1)
+
+    def _split_rotary(self, rotary: Tensor) -> Tensor:
+        """Cut a rotary table into one per window, ``(windows, 1 or heads, L, D)``."""
+        per_head = rotary if rotary.ndim == 3 else rotary.unsqueeze(0)
+        heads, patches, depth = per_head.shape
+        rows = per_head.transpose(0, 1).reshape(1, patches, heads * depth).expand(self.batch, -1, -1)
+        return self.windows.split(rows).unflatten(-1, (heads, depth)).transpose(1, 2)
+
+
+def make_runner(
+    batch: int, grid: tuple[int, int], window_size: int, prefix_tokens: int, like: Tensor
+) -> WindowedRunner | ExportedRunner | None:
+    """Make the caller of blocks for one grid; None where the whole grid is one window.
+
+    Args:
+        batch, grid, window_size, prefix_tokens: those of :class:`WindowedRunner`.
+        like: a tensor of the dtype and on the device of the tokens, of any shape.
+    """
+    if torch.compiler.is_exporting():
+        return ExportedRunner(batch, grid, window_size, prefix_tokens, like)
+    if any(side > window_size for side in grid):
+        return WindowedRunner(batch, grid, window_size, prefix_tokens, like)
+    return None

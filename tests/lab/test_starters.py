@@ -38,6 +38,7 @@ def test_all_tools_have_starters() -> None:
         "measure_batch_mates",
         "measure_coverage",
         "measure_deformable",
+        "measure_exports",
         "measure_kernels",
         "measure_quantisation",
         "measure_low_rank",

@@ -1,5 +1,7 @@
 """Blocks in windows, against each window run by itself through timm's block."""
 
+from unittest import mock
+
 import pytest
 import torch
 from lab.compare import relative_error
@@ -93,3 +95,15 @@ def test_global_blocks_default_to_every_quarter() -> None:
 def test_mistakes(options: dict, says: str) -> None:
     with pytest.raises(ValueError, match=says):
         adapters.create_adapter("vit_tiny_patch16_224", **options)
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=str)
+@torch.no_grad()
+def test_windows_of_a_file_are_the_same(spec: Spec) -> None:
+    """Where height and width stay free, all windows are whole and their pads masked; also where there is but one."""
+    adapter = spec.build(window_size=WINDOW, global_blocks=(1, 3))
+    for size in ((97, 65), (40, 20)):
+        with mock.patch("torch.compiler.is_exporting", return_value=True):
+            exported = adapter(image(*size))
+        for one, other in zip(exported, adapter(image(*size)), strict=True):
+            assert relative_error(one, other) < 1e-5

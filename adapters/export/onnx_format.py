@@ -1,0 +1,113 @@
+"""ONNX files of traced programs, with names for the axes that are free."""
+
+import contextlib
+import io
+import json
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.export import ExportedProgram
+
+from adapters.export.libraries import WRITING, require
+from adapters.export.refusals import refusal_to_convert
+from adapters.export.tracing import image_of
+from adapters.kernels.free_sizes import OPERATOR as PLAIN_SIZES
+
+#: Names of the image's axes.
+AXES = ("batch", "channels", "height", "width")
+
+
+def write_onnx(
+    program: ExportedProgram, path: Path, names: Sequence[str], metadata: Mapping[str, Any], name: str
+) -> None:
+    """Write a program as ONNX; weights beyond 2 GB lie beside it, in ``NAME.onnx.data``.
+
+    Args:
+        program: traced.
+        path: the file.
+        names: of the outputs.
+        metadata: kept in the file, each value as JSON.
+        name: of the model, for messages.
+
+    Raises:
+        ValueError: ONNX has no operator for something in the program.
+        ModuleNotFoundError: a library of ONNX is not installed.
+    """
+    require(WRITING, "writing an ONNX file")
+    image = image_of(program)
+    free_size = any(not isinstance(side, int) for side in image.shape[-2:])
+    environment = getattr(image.fake_mode, "shape_env", None)
+    _answer_by_example(program)
+    try:
+        # torch traces the program once more, to split its operators into ONNX's.
+        with _quiet(), environment.suppress_guards() if environment else contextlib.nullcontext():
+            written: Any = torch.onnx.export(
+                program, dynamo=True, verbose=False, optimize=True, custom_translation_table={PLAIN_SIZES: _identity}
+            )
+    except Exception as error:
+        raise refusal_to_convert(error, name, free_size) from error
+    _name_axes(written.model, names)
+    written.model.metadata_props.update({key: json.dumps(value) for key, value in metadata.items()})
+    written.save(path)
+
+
+def _answer_by_example(program: Any) -> None:
+    """Have questions about sizes answered by the example also in the second trace, where torch's exporter would not."""
+    decompose = program.run_decompositions
+    questions: Any = torch.fx.experimental._config
+
+    def run_decompositions(*arguments: Any, **named: Any) -> ExportedProgram:
+        with questions.patch(backed_size_oblivious=False):
+            return decompose(*arguments, **named)
+
+    program.run_decompositions = run_decompositions
+
+
+def _identity(x: Any, axes: Any = None, multiple: Any = None) -> Any:  # noqa: ARG001, torch passes them
+    """Write the operator that names sizes as what it is."""
+    from onnxscript import opset18
+
+    return opset18.Identity(x)
+
+
+def _name_axes(model: Any, names: Sequence[str]) -> None:
+    """Name input, outputs and their free axes; forget the shapes that were worked out between them."""
+    import onnx_ir
+
+    (image,) = model.graph.inputs
+    image.name = "image"
+    known = {}
+    for place, axis in enumerate(image.shape):
+        if not isinstance(axis, int):
+            known[str(axis.value)] = AXES[place]
+            image.shape[place] = onnx_ir.SymbolicDim(AXES[place])
+    for node in model.graph:
+        for value in node.outputs:
+            if not value.is_graph_output():
+                value.shape = None
+    for output, name in zip(model.graph.outputs, names, strict=True):
+        output.name = name
+        for place, axis in enumerate(output.shape):
+            if not isinstance(axis, int):
+                fallback = f"{name}_{AXES[place] if len(output.shape) == len(AXES) else place}"
+                output.shape[place] = onnx_ir.SymbolicDim(known.get(str(axis.value), fallback))
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence what torch's exporter prints, logs and warns about its own workings."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
