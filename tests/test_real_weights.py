@@ -20,6 +20,8 @@ import adapters
 from adapters import BackboneAdapter, ExtractionOptions
 from adapters.commands import convert
 from adapters.commands.extract import main as extract_command
+from adapters.export.tracing import Freedom, trace
+from adapters.export.verification import make_image
 from adapters.extraction.manifest import read_manifest
 
 #: Photographs of scikit-image's wheel, and a word in the name of the best class.
@@ -122,3 +124,16 @@ def test_int8_keeps_the_best_class(classifier: Classifier, images: Tensor) -> No
     assert (best == expected.argmax(1)).sum() >= len(SHOWN) - 1  # the cat is as good as equally of two breeds
     assert (best[:, None] == expected.topk(2).indices).any(1).all()
     assert 0.001 < float((found - expected).norm() / expected.norm()) < 0.3
+
+
+def test_fixed_and_free_exports_give_the_same_five_classes(images: Tensor) -> None:
+    # The model of the same tensors whose padding is plain: that of tf_* takes a minute to trace for any size.
+    whole = Classifier(adapters.create_adapter("efficientnet_lite0", weights=CHECKPOINT, keep_head=True)).eval()
+    whole.requires_grad_(False)
+    fixed = trace(whole, images[:1], Freedom(batch=False, size=False), MODEL).module()
+    free = trace(whole, make_image((2, 203, 331), 3, 0), Freedom(), MODEL).module()
+    expected = whole(images).topk(5).indices
+    assert torch.equal(torch.cat([fixed(image[None]) for image in images]).topk(5).indices, expected)
+    assert torch.equal(free(images).topk(5).indices, expected)
+    larger = F.interpolate(images[:1], (301, 253), mode="bilinear")
+    assert torch.equal(free(larger).topk(5).indices, whole(larger).topk(5).indices)
