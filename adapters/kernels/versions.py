@@ -46,7 +46,11 @@ else:
 
 
 if hasattr(torch.compiler, "is_exporting"):  # torch 2.7
-    is_exporting: Callable[[], bool] = torch.compiler.is_exporting
+
+    def is_exporting() -> bool:
+        """Tell whether torch.export traces the present pass; torch.compile, which answers the same, does not count."""
+        return torch.compiler.is_exporting() and not torch.compiler.is_dynamo_compiling()
+
 else:
 
     def is_exporting() -> bool:
