@@ -257,12 +257,9 @@ class BackboneAdapter(Tunable):
     def forward_intermediates(self, trunk: Any, image: Tensor) -> TrunkOutput:
         """Run a trunk by timm's method, ``(B, C, H, W)`` -> what :meth:`forward_trunk` returns."""
         only_maps = not self.keep_head
+        indices = list(self.out_indices)
         result = trunk.forward_intermediates(
-            image,
-            indices=list(self.out_indices),
-            norm=self.out_norm,
-            stop_early=only_maps,
-            intermediates_only=only_maps,
+            image, indices=indices, norm=self.out_norm, stop_early=only_maps, intermediates_only=only_maps
         )
         return (result, None) if only_maps else (result[1], result[0])
 
