@@ -8,13 +8,11 @@ import torch
 from lab.real_weights.package import MODEL, find_checkpoint
 from lab.shapes.photographs import load_photograph, photograph_folder
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn import functional as F
+from torchao.quantization.pt2e.observer import HistogramObserver, PerChannelMinMaxObserver
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
-from torchao.quantization.pt2e.quantizer.x86_inductor_quantizer import (
-    X86InductorQuantizer,
-    get_default_x86_inductor_quantization_config,
-)
+from torchao.quantization.pt2e.quantizer import QuantizationAnnotation, QuantizationSpec, Quantizer
 
 import adapters
 from adapters import BackboneAdapter, ExtractionOptions
@@ -45,6 +43,24 @@ class Classifier(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         return self.adapter.trunk.forward_head(self.adapter.forward_with_head(image)[1])
+
+
+class Int8(Quantizer):
+    """Has the inputs and the weights of every convolution and linear layer in int8."""
+
+    LAYERS = (torch.ops.aten.conv2d.default, torch.ops.aten.linear.default)
+    INPUTS = QuantizationSpec(torch.uint8, HistogramObserver, 0, 255, torch.per_tensor_affine)
+    WEIGHTS = QuantizationSpec(torch.int8, PerChannelMinMaxObserver, -127, 127, torch.per_channel_symmetric, ch_axis=0)
+
+    def annotate(self, model: fx.GraphModule) -> fx.GraphModule:
+        for node in model.graph.nodes:
+            if node.target in self.LAYERS:
+                specs = {node.args[0]: self.INPUTS, node.args[1]: self.WEIGHTS}
+                node.meta["quantization_annotation"] = QuantizationAnnotation(specs, _annotated=True)
+        return model
+
+    def validate(self, model: fx.GraphModule) -> None:
+        pass
 
 
 @pytest.fixture(scope="module")
@@ -108,9 +124,7 @@ def test_conversion_and_the_way_back_are_exact(classifier: Classifier, images: T
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:.*erase_node:UserWarning")
 def test_int8_keeps_the_best_class(classifier: Classifier, images: Tensor) -> None:
-    quantizer = X86InductorQuantizer().set_global(get_default_x86_inductor_quantization_config())
-    # The quantiser finds layers by what only a strict export notes down.
-    prepared = prepare_pt2e(torch.export.export(classifier, (images[:1],), strict=True).module(), quantizer)
+    prepared = prepare_pt2e(torch.export.export(classifier, (images[:1],)).module(), Int8())
     with torch.no_grad():
         expected = torch.cat([classifier(image[None]) for image in images])
         for image in images:
