@@ -110,10 +110,12 @@ SEGMENTORS = {"Mask2Former": mask2former, "Semantic FPN": semantic_fpn, "UPerNet
 
 
 def build(model: dict[str, Any], scope: str) -> nn.Module:
-    """The model in eval mode, its parameters randomised."""
+    """The model in eval mode, with random weights; some of mmdet's have none before init_weights."""
     torch.manual_seed(0)
     small_detectors.ready(Config(dict(default_scope=scope)))
-    return MODELS.build(Config(dict(model=copy.deepcopy(model))).model).eval()
+    built = MODELS.build(Config(dict(model=copy.deepcopy(model))).model).eval()
+    built.init_weights()
+    return built
 
 
 def images() -> list[Tensor]:
