@@ -1,4 +1,4 @@
-"""From a module to torch's exported program, with a batch, height and width that stay free."""
+"""Traces of modules as torch's exported programs, with a batch, height and width that stay free."""
 
 from collections.abc import Collection
 from contextlib import nullcontext
