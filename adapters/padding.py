@@ -5,6 +5,8 @@ By how much is the family's affair: ``pad_multiple`` and ``pad_margins`` of the 
 several sizes.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -55,7 +57,7 @@ def count_cells(side: int, stride: int) -> int:
     return (side + stride - 1) // stride
 
 
-def crop_to_stride(feature_map: Tensor, image_size: tuple[int, int], stride: int, dtype: torch.dtype) -> Tensor:
+def crop_to_stride(feature_map: Tensor, image_size: Sequence[int], stride: int, dtype: torch.dtype) -> Tensor:
     """Keep the cells that the unpadded image reaches.
 
     Args:

@@ -14,7 +14,7 @@ import adapters
 from adapters.export import export_backbone, open_file
 
 SPECS = {spec.name: spec for spec in ZOO}
-FREE = [spec for spec in ZOO if spec.name not in {"beit", "levit", "nest", "hiera", "crossvit", "pit", "swin"}]
+FREE = [spec for spec in ZOO if spec.name not in {"beit", "levit", "nest", "hiera", "crossvit", "pit"}]
 
 
 @pytest.mark.parametrize("spec", FREE, ids=str)
@@ -22,6 +22,7 @@ FREE = [spec for spec in ZOO if spec.name not in {"beit", "levit", "nest", "hier
 def test_the_form_for_files_computes_the_same(spec: Spec) -> None:
     """Without a trace: pads, crops, windows and shifts by arithmetic alone, at sizes on both sides of every branch."""
     adapter = spec.build()
+    assert adapter.exports_any_size
     for size in ((97, 65), (31, 40), (224, 160)):
         with mock.patch("torch.compiler.is_exporting", return_value=True):
             exported = adapter(image(*size))
@@ -83,6 +84,5 @@ def test_an_adapter_is_left_as_it_is(tmp_path: Path) -> None:
 
 
 def test_the_zoo_has_the_owed_families() -> None:
-    assert [spec.name for spec in ZOO if spec.skeleton().exports_any_size] == [spec.name for spec in FREE]
     owed = {adapters.TwinsAdapter, adapters.SwinV2CrAdapter, adapters.VisionTransformerAdapter, adapters.ConViTAdapter}
     assert owed <= {spec.family for spec in FREE}
