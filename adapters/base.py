@@ -78,6 +78,7 @@ class BackboneAdapter(Tunable):
     timm_modules: ClassVar[tuple[str, ...]] = ()
     #: Arguments that free timm's model from its image size.
     sizing: ClassVar[Mapping[str, Any]] = {}
+    exports_any_size = True  #: A file of the model can leave height and width open.
 
     def __init__(
         self,
@@ -240,7 +241,6 @@ class BackboneAdapter(Tunable):
         return maps, final
 
     def _forward(self, image: Tensor) -> tuple[tuple[Tensor, ...], Tensor | None]:
-        image_size = (image.shape[-2], image.shape[-1])
         padded = pad_to_multiple(image, self.pad_multiple, self.pad_margins)
         maps, final = self.forward_trunk(with_plain_sizes(padded, (2, 3), self.pad_multiple))
         if self.pyramid is not None:
@@ -248,7 +248,7 @@ class BackboneAdapter(Tunable):
             seen = [pad_to_multiple(image, self.pad_multiple)] if self.pyramid.sees_image else []
             maps = self.pyramid(maps, *seen)
         cropped = tuple(
-            crop_to_stride(feature_map, image_size, level.stride, image.dtype)
+            crop_to_stride(feature_map, image.shape[-2:], level.stride, image.dtype)
             for feature_map, level in zip(maps, self.levels, strict=True)
         )
         return cropped, final

@@ -1,5 +1,7 @@
 """The checks and pads of an image before the trunk runs, and the crop of its maps."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -47,7 +49,7 @@ def count_cells(side: int, stride: int) -> int:
     return (side + stride - 1) // stride
 
 
-def crop_to_stride(feature_map: Tensor, image_size: tuple[int, int], stride: int, dtype: torch.dtype) -> Tensor:
+def crop_to_stride(feature_map: Tensor, image_size: Sequence[int], stride: int, dtype: torch.dtype) -> Tensor:
     """Keep the cells that the unpadded image reaches.
 
     Args:

@@ -25,8 +25,8 @@ from adapters.kernels.cpu import is_eager
 
 Size = tuple[int, int]
 
-#: Attributes of every module, which say nothing about a size.
-_OF_ANY_MODULE = frozenset(vars(nn.Module()))
+#: Attributes that say nothing about what a module computes: those of every module, and timm's records of its arguments.
+_OF_ANY_MODULE = frozenset(vars(nn.Module())) | {"_traits", "_model_args"}
 
 #: Sizes remembered at once, and what their index buffers and resampled tables may take together.
 MAX_SIZES = 32

@@ -118,6 +118,7 @@ def _print_backbone(name: str, args: argparse.Namespace, console: Console) -> No
     console.print(f"[bold]{backbone.name}[/bold], served by {backbone.family}")
     console.print(f"levels         {format_levels(backbone.levels)}, out_indices={backbone.out_indices}")
     _print_images(str(backbone.preprocessing), console)
+    console.print(f"export         {'any height and width' if backbone.exports_any_size else 'one height and width'}")
     console.print(f"parameters     {cost.parameters / 1e6:.2f} M")
     console.print(
         f"multiply-adds  {cost.multiply_adds / 1e9:.2f} G at {cost.size[0]} x {cost.size[1]}, "

@@ -34,6 +34,7 @@ class Backbone:
         classifier: those of timm's complete model at its native size, as model cards count; None where it does not run.
         preprocessing: the normalisation that its weights were trained with.
         lines: lines to paste into a config.
+        exports_any_size: whether a file of it can leave height and width open.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Backbone:
     classifier: Count | None
     preprocessing: Normalisation
     lines: str
+    exports_any_size: bool
 
 
 def describe_backbone(
@@ -71,6 +73,7 @@ def describe_backbone(
         classifier=count_classifier(model_name, native),
         preprocessing=adapter.preprocessing,
         lines=config_lines(adapter, options),
+        exports_any_size=adapter.exports_any_size,
     )
 
 

@@ -54,6 +54,11 @@ def export_backbone(
         ValueError: the model cannot be exported in this way, or what was written differs from it.
         ModuleNotFoundError: a library of ONNX is not installed.
     """
+    if size is None and not adapter.exports_any_size:
+        raise ValueError(
+            f"{adapter.model_name} cannot be exported with free height and width: timm builds it for one image size, "
+            "with tables and indices of that size; give --size H W (size=(H, W)) for a file of one size."
+        )
     # Fixed parameters: a program must not hold on to gradients.
     reference = copy.deepcopy(adapter).eval().requires_grad_(False)
     height, width = EXAMPLE[1:] if size is None else size

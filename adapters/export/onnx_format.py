@@ -65,9 +65,10 @@ def write_onnx(
 def _answer_by_example(program: Any) -> None:
     """Have questions about sizes answered by the example also in the second trace, where torch's exporter would not."""
     decompose = program.run_decompositions
+    questions: Any = torch.fx.experimental._config
 
     def run_decompositions(*arguments: Any, **named: Any) -> ExportedProgram:
-        with torch.fx.experimental._config.patch(backed_size_oblivious=False):
+        with questions.patch(backed_size_oblivious=False):
             return decompose(*arguments, **named)
 
     program.run_decompositions = run_decompositions

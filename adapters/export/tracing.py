@@ -1,4 +1,4 @@
-"""Tracing of a module as torch's exported program, with a batch, height and width that stay free."""
+"""Traces of modules as torch's exported programs, with a batch, height and width that stay free."""
 
 from collections.abc import Collection, Sequence
 from contextlib import nullcontext

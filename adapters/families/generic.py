@@ -104,6 +104,7 @@ class GenericAdapter(RecomputingTrunk, BackboneAdapter):
         return self.geometry.before, self.geometry.after
 
     def adapt_trunk(self) -> None:
+        self.exports_any_size = self.sized_trunk is None
         head_norm = _head_norm(self.trunk) if self.out_norm else None
         if not self.keep_head:
             if hasattr(self.trunk, "prune_intermediate_layers"):

@@ -40,6 +40,22 @@ class KeptRotaryEmbeddingCat(_KeepsTables, RotaryEmbeddingCat):
 class KeptRotaryEmbeddingDinoV3(_KeepsTables, RotaryEmbeddingDinoV3):
     """The rotary embedding of DINOv3."""
 
+    def _create_embed(self, feat_shape: Any, no_aug: bool = False) -> Tensor:
+        """Compute the table of a grid, ``(H * W, 2 d)``; in a file for any grid, without timm's floats of its sides."""
+        rotary: Any = self
+        if not torch.compiler.is_exporting() or (self.training and rotary.aug_active):
+            table: Tensor = super()._create_embed(feat_shape, no_aug)
+            return table
+        sides = feat_shape if rotary.grid_indexing == "ij" else (feat_shape[1], feat_shape[0])
+        counts = [torch.full((1,), side, dtype=torch.float32) for side in sides]
+        if rotary.normalize_coords != "separate":
+            pick = torch.maximum if rotary.normalize_coords == "max" else torch.minimum
+            counts = [pick(*counts)] * 2
+        centres = [torch.arange(side, dtype=torch.float32) + (0.5 + rotary.grid_offset) for side in sides]
+        places = [centre / count for centre, count in zip(centres, counts, strict=True)]
+        grid = torch.stack(torch.meshgrid(*places, indexing=rotary.grid_indexing), dim=-1) * 2 - 1
+        return torch.cat(rotary._get_pos_embed_from_coords(grid.flatten(0, -2)), dim=-1)
+
 
 _KEPT = {RotaryEmbeddingCat: KeptRotaryEmbeddingCat, RotaryEmbeddingDinoV3: KeptRotaryEmbeddingDinoV3}
 

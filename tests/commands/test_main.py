@@ -18,6 +18,7 @@ SCRIPTS = {
     "layer-decay": "layer_decay",
     "extract": "extract_features",
     "visualize": "visualize_features",
+    "export": "export",
     "convert": "convert_checkpoint",
     "list": "list_models",
 }

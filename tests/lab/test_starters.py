@@ -36,6 +36,7 @@ def test_all_tools_have_starters() -> None:
         "measure_batch_mates",
         "measure_coverage",
         "measure_deformable",
+        "measure_exports",
         "measure_heads",
         "measure_kernels",
         "measure_quantisation",

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from adapters.files import write_json, write_text
+from adapters.files import read_json, write_json, write_text
 from adapters.registry import require_mmengine
 from lab.coverage.records import survey
 from lab.coverage.report import NOTES, judge, render
@@ -25,6 +25,8 @@ from lab.coverage.run import SUBJECTS, run
 
 ROOT = Path(__file__).resolve().parents[3]
 PAGE = ROOT / "docs" / "coverage.md"
+#: What tools/measure_exports.py has measured.
+EXPORTS = ROOT / "docs" / "export_measured.json"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -47,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{one.family:28} {one.model_name:40} {wrong or 'ok'}")
     if not args.families:
         write_json(PAGE.with_suffix(".json"), table)
-        write_text(PAGE, render(table))
+        write_text(PAGE, render(table, read_json(EXPORTS)))
         print(f"written: {PAGE}")
     return 0
 

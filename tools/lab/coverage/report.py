@@ -5,6 +5,7 @@ from typing import Any
 
 from adapters.describe.tables import markdown_table
 from lab.coverage.checks import SIZES
+from lab.exports.report import mark
 
 Rows = Mapping[str, Mapping[str, Any]]
 
@@ -13,6 +14,8 @@ SUBJECTS = {"adapters": "this package", "timm": "timm `features_only`", "mmseg":
 #: Other columns of ours, and their heads in the table.
 CHECKS = ("gradient", "reference", "compile", "frozen", "with_cp", "layer decay", "pyramid", "det step", "seg step")
 REFERENCES = ("built", "square", "padded", "native")
+#: Columns of the exports, and what :mod:`lab.exports` calls them.
+EXPORTS = {"export fixed": "onnx fixed", "export free": "onnx free"}
 #: Columns that describe and do not judge.
 NOTES = ("levels", "seconds")
 
@@ -39,7 +42,8 @@ code). *frozen*, `frozen_stages=1` freezes the stem and the first stage and noth
 checkpointing recomputes and gives the same gradients. *layer decay*, every parameter has a layer of its own trunk.
 *pyramid*, a model of one stride gives strides 4, 8, 16 and 32 through `SimpleFeaturePyramid`; others have at most four
 levels by default. *det step* and *seg step*, one optimisation step of RetinaNet and of Semantic FPN, as
-`tools/train.py CONFIG --backbone NAME` fits them.
+`tools/train.py CONFIG --backbone NAME` fits them. *export fixed* and *export free*, where they stand:
+an ONNX file of one size and of any, [measured](export.md) by `tools/measure_exports.py`.
 
 """
 
@@ -55,8 +59,13 @@ def judge(cell: str | None) -> bool:
     return cell == OK or cell in REFERENCES
 
 
-def render(table: Mapping[str, Any]) -> str:
-    """Write the page, in Markdown."""
+def render(table: Mapping[str, Any], exports: Mapping[str, Any] | None = None) -> str:
+    """Write the page, in Markdown.
+
+    Args:
+        table: of the measurement.
+        exports: that of ``tools/measure_exports.py``, for two more columns.
+    """
     rows: Rows = table["families"]
     refused = [family for family, row in rows.items() if not judge(row["adapters"].get("build"))]
     sentence = f"Of {len(rows)} families {len(rows) - len(refused)} serve as backbones" + (
@@ -64,7 +73,7 @@ def render(table: Mapping[str, Any]) -> str:
     )
     parts = [
         HEAD.format(timm=table["timm"], torch=table["torch"], refused=sentence, totals=_totals(rows)),
-        _families(rows),
+        _families(rows, (exports or {}).get("families", {})),
         "\n## Reasons\n\n",
         *(f"- {line}\n" for line in _reasons(rows)),
     ]
@@ -98,9 +107,9 @@ def _totals(rows: Rows) -> str:
     return markdown_table([f"of {len(rows)} families", *SUBJECTS.values()], lines, list(SUBJECTS.values()))
 
 
-def _families(rows: Rows) -> str:
+def _families(rows: Rows, exports: Rows) -> str:
     heads = ["family", "model", "M", "levels: channels/stride", *["native", *(f"{h} x {w}" for h, w in SIZES)], "train"]
-    heads += [*CHECKS, "timm", "mmseg"]
+    heads += [*CHECKS, "timm", "mmseg", *(EXPORTS if exports else ())]
     lines = []
     for family, row in sorted(rows.items()):
         ours = row["adapters"]
@@ -110,6 +119,8 @@ def _families(rows: Rows) -> str:
         cells.append(_mark(OK if all(judge(ours.get(f"train {key}")) for key in keys) else "no"))
         cells += [ours[c] if ours.get(c) in REFERENCES else _mark(ours.get(c)) for c in CHECKS]
         cells += [f"{sum(judge(row.get(s, {}).get(key)) for key in keys)}/{len(keys)}" for s in ("timm", "mmseg")]
+        if exports:
+            cells += [mark(exports.get(family, {}), column) for column in EXPORTS.values()]
         lines.append(cells)
     return f"## Families\n\n{markdown_table(heads, lines)}\n"
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 from adapters.files import read_json, write_json, write_text
+from lab.coverage.report import render as render_coverage
 from lab.coverage.representatives import Representative
 from lab.coverage.run import Subjects, run
 from lab.exports.measure import measure_adapter, measure_timm, measure_transformers
@@ -60,7 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not args.families:
         write_json(args.page.with_suffix(".json"), table)
         write_text(args.page, HEAD.format(**table) + render(table["families"]))
-        print(f"written: {args.page}")
+        write_text(COVERAGE.with_suffix(".md"), render_coverage(read_json(COVERAGE), table))
+        print(f"written: {args.page}, and the columns of {COVERAGE.with_suffix('.md')}")
     return 0
 
 

@@ -35,8 +35,7 @@ def render(rows: Rows) -> str:
     ]
     heads = ["file", *(SUBJECTS[subject] for subject in shown)]
     families = [
-        [family, f"`{row['model']}`", *(_mark(row, "adapters", column) for column in FILES)]
-        for family, row in sorted(rows.items())
+        [family, f"`{row['model']}`", *(mark(row, column) for column in FILES)] for family, row in sorted(rows.items())
     ]
     parts = [
         markdown_table(heads, lines, heads[1:]),
@@ -48,8 +47,9 @@ def render(rows: Rows) -> str:
     return "".join(parts)
 
 
-def _mark(row: Mapping[str, Any], subject: str, column: str) -> str:
-    return "yes" if row.get(subject, {}).get(column) == OK else "no"
+def mark(row: Mapping[str, Any], column: str) -> str:
+    """Return the cell of our adapter's file, empty where it is not measured."""
+    return "" if "adapters" not in row else "yes" if row["adapters"].get(column) == OK else "no"
 
 
 def _reasons(rows: Rows) -> list[str]:
