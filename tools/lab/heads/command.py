@@ -35,7 +35,7 @@ alone, found in it what `predict` of mmdet or mmseg finds with the model, at thr
 of an IoU of 0.99, scores to 1e-3, and masks and label maps of which less than a thousandth of the pixels differ. DINO
 has 100 queries and two layers of each kind, Mask2Former two layers of its pixel decoder and three of its decoder.
 
-{dense} of 42 dense heads, {queries} of 9 two-stage and query heads.
+{dense} of 42 dense heads, {queries} of 9 two-stage and query heads; an empty cell is not measured yet.
 
 """
 

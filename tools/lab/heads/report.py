@@ -17,7 +17,7 @@ def is_good(row: Mapping[str, str]) -> bool:
 
 def render(rows: Rows) -> str:
     """Write both tables, and why a cell is *no*, in Markdown."""
-    parts = [_table(rows, tuple(DENSE), tuple(BACKBONES)), "\n", _table(rows, tuple(QUERIES), QUERY_BACKBONES)]
+    parts = [_table(rows, tuple(DENSE), tuple(BACKBONES)), "\n\n", _table(rows, tuple(QUERIES), QUERY_BACKBONES), "\n"]
     reasons = [f"- **{case}**: {_reason(rows[case])}\n" for case in CASES if case in rows and not is_good(rows[case])]
     return "".join([*parts, *(["\nWhere it is *no*:\n\n", *reasons] if reasons else [])])
 
