@@ -80,7 +80,8 @@ def test_a_head_trains_and_comes_back_from_a_file(head: str, name: str, more: di
     with torch.no_grad():
         actual, expected = loaded(x), model(x)
     key = "logits" if head != "Mask2Former" else "masks_queries_logits"
-    assert torch.equal(actual[key], expected[key])
+    # Not bit by bit: memory that is mapped from a file may lie so that another kernel of the CPU takes it.
+    torch.testing.assert_close(actual[key], expected[key], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["twins_pcpvt", "vit_patch14_reg", "eva02", "convit", "beit", "nest", "swin", "coat"])

@@ -29,10 +29,6 @@ HEAD = 64
 METHODS: Mapping[str, tuple[dict[str, Any], float]] = {
     "full": ({}, 1.0),
     "LoRA": (dict(peft=dict(type="LoRA", r=8, alpha=16, targets="all")), 5.0),
-    "LoRA, norms and biases": (
-        dict(peft=dict(type="LoRA", r=8, alpha=16, targets="all", norms=True, biases=True)),
-        5.0,
-    ),
     "LoRA, tenfold rate": (dict(peft=dict(type="LoRA", r=8, alpha=16, targets="all")), 10.0),
     "frozen": (dict(frozen_stages=4), 1.0),
 }
