@@ -73,7 +73,7 @@ def _transfer(results: Mapping[str, Mapping[str, Any]]) -> str:
     return _paragraph(
         "`transfer`: Semantic FPN on a small Twins, pretrained on three of the six generated classes, then tuned on "
         "the other three with a tenth of the images; the neck and the head start anew. LoRA: `r=8, alpha=16, "
-        "targets='all'`, at five times the learning rate."
+        "targets='all'`, at ten times the learning rate."
     ) + _markdown(rows)
 
 

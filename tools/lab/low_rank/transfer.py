@@ -28,8 +28,8 @@ HEAD = 64
 #: How the trunk is tuned: options of the backbone, and the factor of its learning rate.
 METHODS: Mapping[str, tuple[dict[str, Any], float]] = {
     "full": ({}, 1.0),
-    "LoRA": (dict(peft=dict(type="LoRA", r=8, alpha=16, targets="all")), 5.0),
-    "LoRA, tenfold rate": (dict(peft=dict(type="LoRA", r=8, alpha=16, targets="all")), 10.0),
+    "LoRA": (dict(peft=dict(type="LoRA", r=8, alpha=16, targets="all")), 10.0),
+    "LoRA, half that rate": (dict(peft=dict(type="LoRA", r=8, alpha=16, targets="all")), 5.0),
     "frozen": (dict(frozen_stages=4), 1.0),
 }
 
