@@ -1,4 +1,4 @@
-"""What newer releases of torch have, and what takes its place in older ones, down to torch 2.1: all of it is here."""
+"""Parts of torch that newer releases have, and what takes their place in older ones, down to torch 2.1: all are here."""
 
 from collections.abc import Callable
 from typing import Any
