@@ -24,7 +24,7 @@ def rtmdet() -> dict[str, Any]:
     model.backbone = small_exact.backbone(out_indices=(2, 3, 4))
     model.neck.update(in_channels=CHANNELS[1:], out_channels=16, num_csp_blocks=1)
     model.bbox_head.update(num_classes=3, in_channels=16, feat_channels=16, stacked_convs=1)
-    model.test_cfg.update(nms_pre=300, score_thr=0.3, max_per_img=20)
+    model.test_cfg.update(nms_pre=300, score_thr=0.0, max_per_img=20)
     return model
 
 
