@@ -63,13 +63,16 @@ def write_onnx(
 
 
 def _answer_by_example(program: Any) -> None:
-    """Have questions about sizes answered by the example also in the second trace, where torch's exporter would not."""
+    """Have questions about sizes answered by the example also in the second trace, where torch's exporter would not.
+
+    It patches the setting around all that it does with the program, and so restores it.
+    """
     decompose = program.run_decompositions
     questions: Any = torch.fx.experimental._config
 
     def run_decompositions(*arguments: Any, **named: Any) -> ExportedProgram:
-        with questions.patch(backed_size_oblivious=False):
-            return decompose(*arguments, **named)
+        questions.backed_size_oblivious = False
+        return decompose(*arguments, **named)
 
     program.run_decompositions = run_decompositions
 

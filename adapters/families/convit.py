@@ -65,8 +65,7 @@ class GatedPositionalAttention(GPSA):
         """
         if is_untouched(self.pos_proj, nn.Linear):
             return self.pos_proj.weight, self.pos_proj.bias
-        probes = self.gating_param.new_zeros(4, 3)
-        probes[:3].fill_diagonal_(_PROBE)
+        probes = torch.eye(4, 3, device=self.gating_param.device, dtype=self.gating_param.dtype) * _PROBE
         *sums, bias = self.pos_proj(probes).unbind(0)
         return torch.stack([(total - bias) / _PROBE for total in sums], dim=1), bias
 

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 
+from adapters.padding import count_cells
 from adapters.registry import register_model
 
 Conv = TypeVar("Conv", nn.Conv2d, nn.ConvTranspose2d)
@@ -97,7 +98,7 @@ class Resample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Resample ``(B, C, h, w)`` to ``(B, C, ceil(h * r), ceil(w * r))`` with ``r = in_stride / out_stride``."""
-        height, width = (-(-size * self.in_stride // self.out_stride) for size in x.shape[-2:])
+        height, width = (count_cells(size * self.in_stride, self.out_stride) for size in x.shape[-2:])
         # interpolate() rounds its output size down: this border lifts it to the ceil, with a cell to spare
         # for ratios that a float cannot hold.
         border = self.out_stride // self.in_stride + 2
