@@ -28,7 +28,7 @@ class ExportedModel:
     path: Path
     names: tuple[str, ...]
     metadata: dict[str, Any]
-    _run: Callable[[tuple[Array, ...]], list[Array]]
+    _run: Callable[..., list[Array]]
 
     def __call__(self, *inputs: Array) -> dict[str, Array]:
         """Run the model on an image ``(B, C, H, W)``, float32 and normalised; return its outputs by name.
@@ -36,7 +36,7 @@ class ExportedModel:
         Args:
             inputs: the image; of the second stage of a detector, what ``metadata["inputs"]`` names.
         """
-        return dict(zip(self.names, self._run(inputs), strict=True))
+        return dict(zip(self.names, self._run(*inputs), strict=True))
 
 
 def open_file(path: str | Path, threads: int | None = None) -> ExportedModel:
@@ -67,7 +67,7 @@ def _open_onnx(path: Path, threads: int | None) -> ExportedModel:
     inputs = [value.name for value in session.get_inputs()]
     metadata = {key: json.loads(value) for key, value in session.get_modelmeta().custom_metadata_map.items()}
     names = tuple(value.name for value in session.get_outputs())
-    return ExportedModel(path, names, metadata, lambda arrays: session.run(None, _by_name(inputs, arrays)))
+    return ExportedModel(path, names, metadata, lambda *arrays: session.run(None, _by_name(inputs, arrays)))
 
 
 def _by_name(names: list[str], arrays: tuple[Array, ...]) -> dict[str, Array]:
@@ -79,7 +79,7 @@ def _open_program(path: Path) -> ExportedModel:
     module: Any = torch.export.load(path, extra_files=extra).module()
     metadata = json.loads(extra[METADATA])
 
-    def run(arrays: tuple[Array, ...]) -> list[Array]:
+    def run(*arrays: Array) -> list[Array]:
         with torch.no_grad():
             outputs = module(*(torch.from_numpy(np.ascontiguousarray(array)) for array in arrays))
         outputs = (outputs,) if torch.is_tensor(outputs) else outputs
