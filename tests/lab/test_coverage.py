@@ -47,7 +47,6 @@ FAMILIES = {
     "xception": "margins, since convolutions without padding lose cells",
     "mobilevit": "timm builds it for one size, with a switch",
     "efficientformer": "the same, right beside timm at the native size alone",
-    "coat": "tables of positions, recomputation of ours",
     "mlp_mixer": "a refusal",
 }
 

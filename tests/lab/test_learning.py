@@ -1,8 +1,6 @@
 """tools/learning_check.py: two steps of two cases on a tiny dataset, what is kept, and what is judged."""
 
 import json
-import subprocess
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,29 +8,20 @@ from typing import Any
 import pytest
 from lab.learning.cases import CASES, MARGIN, Case, find_cases
 from lab.learning.check import Budget, count_backbone, judge, result_name, rows
+from lab.learning.command import main
 from lab.results import Results
 
 from adapters.factory import FAMILIES, family_of
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-TOOL = REPOSITORY / "tools" / "learning_check.py"
 
-
-def run(out: Path, *more: str) -> subprocess.CompletedProcess:
-    arguments = ["--iterations", "2", "--images", "8", "2", "--seeds", "0", "--out", str(out), *more]
-    return subprocess.run(
-        [sys.executable, TOOL, *arguments], capture_output=True, text=True, cwd=REPOSITORY, check=False
-    )
-
-
-def test_one_case_is_trained_and_a_finished_one_is_kept(tmp_path: Path) -> None:
+def test_one_case_is_trained_and_a_finished_one_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     results = tmp_path / "results.json"
     finished = {"mIoU": 0.9, "loss": 123.0, "parameters": 6600192, "seconds": 1}
     budget = Budget(iterations=2, images=(8, 2))
     Results(results, {"budget": asdict(budget)}).add("mmseg SVT seed 0", finished)
 
-    run_tool = run(tmp_path, "--cases", "twins", "mmseg SVT")
-    assert run_tool.returncode == 1, run_tool.stderr  # two steps teach nothing
+    small = ["--iterations", "2", "--images", "8", "2", "--seeds", "0", "--out", str(tmp_path)]
+    assert main([*small, "--cases", "twins", "mmseg SVT"]) == 1  # two steps teach nothing
     held = json.loads(results.read_text())["results"]
     assert held["mmseg SVT seed 0"] == finished
     assert set(held["twins seed 0"]) == set(finished)
@@ -45,7 +34,7 @@ def test_one_case_is_trained_and_a_finished_one_is_kept(tmp_path: Path) -> None:
     page = (tmp_path / "results.md").read_text()
     assert "| twins | 6.6 | " in page
     assert "| mmseg SVT 0.900 |" in page
-    assert "below its floor of 0.55" in run_tool.stdout
+    assert "below its floor of 0.55" in capsys.readouterr().out
 
 
 def test_what_stands_side_by_side_has_equal_size() -> None:
