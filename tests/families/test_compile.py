@@ -45,11 +45,10 @@ def test_few_graphs_give_the_maps_of_every_size(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["twins_svt", "swinv2_cr"])
-def test_gradients_through_compiled_windows_equal_eager_ones(name: str) -> None:
-    """Cutting into windows has a derivative of its own where it is compiled."""
+def test_gradients_through_compiled_windows_equal_eager_ones() -> None:
+    """Cutting into windows has a derivative of its own where it is compiled, shifted or not."""
     torch._dynamo.reset()
-    adapter = build(name, out_indices=(0,))
+    adapter = build("swinv2_cr", out_indices=(0,))
     compiled = torch.compile(adapter, dynamic=True, backend="aot_eager")
     gradients = []
     for model in (adapter, compiled):
