@@ -1,4 +1,4 @@
-"""Parts of torch that newer releases have, and what takes their place in older ones, down to torch 2.1: all are here."""
+"""Parts of torch that newer releases have, and what takes their place in older ones, down to torch 2.1."""
 
 from collections.abc import Callable
 from typing import Any
