@@ -19,8 +19,8 @@ class Halve(nn.Module):
 def file(change: object = None) -> ExportedModel:
     """A file of ``Halve``, with a mistake."""
 
-    def run(inputs: tuple[Array, ...]) -> list[Array]:
-        outputs = [output.numpy() for output in Halve()(torch.from_numpy(inputs[0]))]
+    def run(image: Array) -> list[Array]:
+        outputs = [output.numpy() for output in Halve()(torch.from_numpy(image))]
         return change(outputs) if callable(change) else outputs
 
     return ExportedModel(Path("halve.onnx"), ("half", "mean"), {}, run)
