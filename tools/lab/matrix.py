@@ -15,6 +15,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from adapters.describe.tables import markdown_table
 from adapters.files import read_json, write_json
@@ -158,11 +159,17 @@ def count(printed: str) -> dict[str, int]:
     return {"passed": found.get("passed", 0), "failed": found.get("failed", 0) + found.get("error", 0)}
 
 
-def render(records: Mapping[str, Mapping[str, object]]) -> str:
+def render(records: Mapping[str, Mapping[str, Any]]) -> str:
     """Write the page, in Markdown."""
     columns = ["python", *SHOWN, "extra", "passed", "failed"]
     rows = [[str(records[name][column]) for column in columns] for name in LINES if name in records]
     extras = "` or `".join(dict.fromkeys(line.extra for line in LINES.values()))
     tests = ", ".join(f"`{path}`" for path in TESTS)
     failed = [f"- torch {record['torch']}: `{name}`" for record in records.values() for name in record["failures"]]
-    return TEXT.format(tests=tests, adapters=", ".join(ADAPTERS), extras=extras, table=markdown_table(columns, rows))
+    return TEXT.format(
+        tests=tests,
+        adapters=", ".join(ADAPTERS),
+        extras=extras,
+        table=markdown_table(columns, rows),
+        failures="\n".join(["These failed:", "", *failed] if failed else ["No test failed."]),
+    )
