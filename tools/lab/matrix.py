@@ -15,6 +15,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from adapters.describe.tables import markdown_table
 from adapters.files import read_json, write_json
@@ -84,6 +85,8 @@ environment of its own, made by pip from the extra `{extras}`, without a compile
 The tests are {tests}; those of the contract over {adapters}.
 
 {table}
+
+{failures}
 """
 
 
@@ -141,7 +144,12 @@ def run_line(line: Line, folder: Path, tests: Sequence[str]) -> dict[str, object
     shown = {
         column: next((versions[name] for name in names if name in versions), "") for column, names in SHOWN.items()
     }
-    return {"python": version.split()[1], "extra": line.extra, **shown, **counts}
+    return {"python": version.split()[1], "extra": line.extra, **shown, **counts, "failures": failures(run.stdout)}
+
+
+def failures(printed: str) -> list[str]:
+    """Read the names of the tests that failed."""
+    return re.findall(r"^(?:FAILED|ERROR) (\S+)", printed, re.MULTILINE)
 
 
 def count(printed: str) -> dict[str, int]:
@@ -151,10 +159,17 @@ def count(printed: str) -> dict[str, int]:
     return {"passed": found.get("passed", 0), "failed": found.get("failed", 0) + found.get("error", 0)}
 
 
-def render(records: Mapping[str, Mapping[str, object]]) -> str:
+def render(records: Mapping[str, Mapping[str, Any]]) -> str:
     """Write the page, in Markdown."""
     columns = ["python", *SHOWN, "extra", "passed", "failed"]
     rows = [[str(records[name][column]) for column in columns] for name in LINES if name in records]
     extras = "` or `".join(dict.fromkeys(line.extra for line in LINES.values()))
     tests = ", ".join(f"`{path}`" for path in TESTS)
-    return TEXT.format(tests=tests, adapters=", ".join(ADAPTERS), extras=extras, table=markdown_table(columns, rows))
+    failed = [f"- torch {record['torch']}: `{name}`" for record in records.values() for name in record["failures"]]
+    return TEXT.format(
+        tests=tests,
+        adapters=", ".join(ADAPTERS),
+        extras=extras,
+        table=markdown_table(columns, rows),
+        failures="\n".join(["These failed:", "", *failed] if failed else ["No test failed."]),
+    )
