@@ -6,4 +6,5 @@ A process whose subject it is empties PYTHONPATH, which leads here.
 
 import sys
 
-sys.modules["transformers"] = None  # type: ignore[assignment]
+# Python then takes it for a module that is not installed.
+sys.modules["transformers"] = None

@@ -77,6 +77,9 @@ def test_a_head_trains_and_comes_back_from_a_file(head: str, name: str, more: di
     model.save_pretrained(tmp_path)
     loaded = type(model).from_pretrained(tmp_path).eval()
     assert loaded.config.backbone_config.model_type == "timm_adapter"
+    stored = model.state_dict()
+    assert all(torch.equal(tensor, stored[name]) for name, tensor in loaded.state_dict().items())
+    assert loaded.state_dict().keys() == stored.keys()
     with torch.no_grad():
         actual, expected = loaded(x), model(x)
     key = "logits" if head != "Mask2Former" else "masks_queries_logits"
