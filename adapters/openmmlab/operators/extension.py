@@ -45,8 +45,8 @@ def lacking(name: str) -> Callable[..., NoReturn]:
         raise AttributeError(f"module 'mmcv._ext' has no attribute {name!r}")
 
     def operator(*_: Any, **__: Any) -> NoReturn:
-        # By design: mmcv.ops looks up all operators when it is imported, so one that no algorithm of mmdet or mmseg calls
-        # must be there, and must not compute something else.
+        # By design: mmcv.ops looks up all operators when it is imported, so one that no algorithm of mmdet or mmseg
+        # calls must be there, and must not compute something else.
         raise NotImplementedError(f"mmcv's operator {name!r} is not served without a compiler: {COMPILED_REMEDY}.")
 
     return operator
