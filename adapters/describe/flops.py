@@ -1,4 +1,7 @@
-"""Counting multiply-adds, attention included, on the path that the CPU and the GPU take."""
+"""The FLOPs of single operators, for torch's counter, attention included, on the path that the CPU and the GPU take.
+
+:mod:`adapters.describe.counting` counts a whole model with it.
+"""
 
 from typing import Any
 

@@ -1,4 +1,8 @@
-"""Facts about this CPU, and the two questions that every kernel asks: may it run here, and is a layer torch's own."""
+"""Facts about this CPU, and the two questions that every kernel asks: may it run here, and is a layer torch's own.
+
+What bfloat16 gets of its own hangs on these facts: ``kernels.mlp``, ``kernels.long_attention`` and
+``kernels.packed_attention`` read them. Training in bfloat16 on a CPU is ``openmmlab.cpu_training``.
+"""
 
 import torch
 from torch import Tensor, nn

@@ -1,4 +1,7 @@
-"""The tensors of a checkpoint file: their names without wrappers, and which of them are averaged weights."""
+"""The tensors of a checkpoint file: their names without the prefixes of wrappers, and which are averaged weights.
+
+Which prefix a backbone has inside a detector is found in :mod:`adapters.weights.find_backbone`.
+"""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping

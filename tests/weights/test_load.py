@@ -111,6 +111,7 @@ def test_the_log_is_the_runs_where_there_is_one(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(MMLogger, "_instance_dict", type(MMLogger._instance_dict)())
+    caplog.set_level(logging.WARNING)
     load.log("to Python's", logging.WARNING)
     assert [(record.name, record.getMessage()) for record in caplog.records] == [("adapters", "to Python's")]
     logger = MMLogger.get_instance("a run", logger_name="a run")

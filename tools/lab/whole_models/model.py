@@ -37,6 +37,13 @@ OBJECTS, BLOCKS = 8, 4
 SMALL: Size = (128, 160)
 
 
+def build_quietly(side: str, case: ModelCase, settings: Settings) -> "WholeModel":
+    """Build a side in a process of its own, whose loggers need not tell of each weight from then on."""
+    logging.getLogger().setLevel(logging.ERROR)
+    MMLogger.get_current_instance().setLevel("ERROR")
+    return WholeModel(side, case, settings)
+
+
 class WholeModel:
     """A side of a case.
 
@@ -47,8 +54,6 @@ class WholeModel:
     """
 
     def __init__(self, side: str, case: ModelCase, settings: Settings) -> None:  # noqa: ARG002, as the benchmark's Bench
-        logging.getLogger().setLevel(logging.ERROR)
-        MMLogger.get_current_instance().setLevel("ERROR")
         self.case = case
         self.trains = case.mode == "train"
         self.is_segmentor = case.model == "upernet"

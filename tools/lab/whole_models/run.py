@@ -9,9 +9,9 @@ from typing import Any
 from lab.benchmark.results import Settings
 from lab.benchmark.worker import SideError, Worker, preload
 from lab.whole_models.cases import ModelCase
-from lab.whole_models.model import WholeModel
+from lab.whole_models.model import build_quietly
 
-preload(WholeModel.__module__)
+preload(build_quietly.__module__)
 
 
 @dataclass
@@ -54,7 +54,7 @@ def run_case(case: ModelCase, settings: Settings, progress: Callable[[str], None
     """
     results = {side: SideResult() for side in case.sides}
     with ExitStack() as stack:
-        workers = {side: stack.enter_context(Worker(side, case, settings, WholeModel)) for side in case.sides}
+        workers = {side: stack.enter_context(Worker(side, case, settings, build_quietly)) for side in case.sides}
 
         def ask(side: str, what: str, worker: Worker | None = None) -> Any:
             """Return an answer; None once the side has failed."""
@@ -79,6 +79,6 @@ def run_case(case: ModelCase, settings: Settings, progress: Callable[[str], None
                 break
         for side, result in results.items():
             workers[side].stop()
-            with Worker(side, case, settings, WholeModel) as worker:
+            with Worker(side, case, settings, build_quietly) as worker:
                 result.peak_bytes = ask(side, "peak_bytes", worker)
     return {side: result.to_json() for side, result in results.items()}
