@@ -3,7 +3,7 @@ ROOT := $(patsubst %/,%,$(dir $(abspath $(lastword $(MAKEFILE_LIST)))))
 PYTHON ?= python3
 VENV := $(ROOT)/.venv
 BIN := $(VENV)/bin
-# Python compiles a module when it is first imported; most never are.
+# Python compiles a module when it is first imported, and keeps that; most never are.
 PIP := $(BIN)/pip install --no-compile -c $(ROOT)/requirements/constraints.txt
 # What a user has, and with what the tests need beside.
 USABLE := $(VENV)/usable
@@ -13,6 +13,8 @@ QUICK := tests/test_base.py tests/test_factory.py tests/weights --ignore tests/w
 
 # Threads that wait without spinning: on few cores, any other process makes spinning ones ten times slower.
 export OMP_WAIT_POLICY ?= PASSIVE
+# Images of containers set it. Each of the many processes would then compile all that it imports: 12 s in the place of 5.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup setup-compiled demo seg-demo bench bench-extract gpu coverage learning docs test test-quick lint format clean
 .DEFAULT_GOAL := help
