@@ -8,7 +8,9 @@ from unittest import mock
 
 import pytest
 import torch
+from yapf.yapflib import yapf_api
 from timm.layers import weight_init
+from torch import Tensor
 
 import adapters  # noqa: F401, before any test imports mmcv.ops, which may need the operators that it serves
 
@@ -24,12 +26,22 @@ else:
 
 @pytest.fixture(autouse=True, scope="session")
 def quick_init() -> Iterator[None]:
-    """Draw timm's initial weights from a plain normal distribution.
+    """Draw timm's initial weights from a plain normal distribution, and none without data.
 
     Truncating it takes most of a small model's building, and tests randomise what they compare anyway.
     """
-    plain = mock.patch.object(weight_init, "_trunc_normal_", lambda tensor, mean, std, *_: tensor.normal_(mean, std))
-    with plain:
+
+    def draw(tensor: Tensor, mean: float, std: float, *_: float) -> Tensor:
+        return tensor if tensor.is_meta else tensor.normal_(mean, std)
+
+    with mock.patch.object(weight_init, "_trunc_normal_", draw):
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def plain_configs() -> Iterator[None]:
+    """Have mmengine print configs as they come: it lays each one out five times in a run, for a second in all."""
+    with mock.patch.object(yapf_api, "FormatCode", lambda text, **_: (text, True)):
         yield
 
 

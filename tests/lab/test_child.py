@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from lab.child import ENDED, collect
+from tqdm import tqdm
 
 
 def good() -> Iterator[tuple[str, str]]:
@@ -44,3 +45,12 @@ def test_a_process_of_its_own_gives_what_it_has_found(measure: Any, ended: str) 
     assert cells["one"] == "ok"
     assert re.fullmatch(ended, cells.get(ENDED, ""))
     assert ("two" in cells) == (measure is good)
+
+
+def drawing_a_bar() -> Iterator[tuple[str, str]]:
+    yield "steps", str(sum(1 for _ in tqdm([1, 2])))
+
+
+def test_a_bar_can_be_drawn_in_it_while_one_is_drawn_here() -> None:
+    with tqdm.get_lock():
+        assert collect(drawing_a_bar, 5)["steps"] == "2"

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 from lab.learning.batch_padding import TASKS, Budget, make_config, rows
-from mmengine.registry import MODELS
+from lab.shapes import ShapesSettings, make_dataset
+from mmengine.registry import DATASETS, MODELS
 
 from adapters.openmmlab.fit import check_fit
 from adapters.openmmlab.run import register_scope
@@ -18,9 +19,20 @@ def test_the_cases_differ_in_their_batches_alone(task: str, tmp_path: Path) -> N
     check_fit(exact)
     assert type(MODELS.build(copy.deepcopy(exact.model))).__mro__[1].__name__ == "ExactBatches"
     assert (exact.train_cfg.max_iters, exact.randomness.seed) == (7, 3)
-    assert not [step for step in exact.train_dataloader.dataset.pipeline if "Resize" in step["type"]]
     assert (padded.model.backbone.pop("batch_padding"), exact.model.backbone.pop("batch_padding")) == (None, "exact")
     assert padded.to_dict() == exact.to_dict()
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_images_keep_the_size_that_they_were_drawn_at(task: str, tmp_path: Path) -> None:
+    make_dataset(tmp_path, ShapesSettings(3, 3, size_range=(80, 96)))
+    cfg = make_config(task, "exact", Budget(), 0, tmp_path)
+    register_scope(cfg)
+    for loader in (cfg.train_dataloader, cfg.val_dataloader):
+        for item in DATASETS.build(loader.dataset):
+            about = item["data_samples"].metainfo
+            assert about["img_shape"] == about["ori_shape"] == tuple(item["inputs"].shape[1:])
+            assert task == "segmentation" or about["scale_factor"] == (1, 1)  # asked for where boxes are predicted
 
 
 def test_the_table_has_the_difference_between_batches_of_one_and_of_four() -> None:

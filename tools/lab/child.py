@@ -7,11 +7,14 @@ since memory is measured in them, and they live on to answer several questions.
 import math
 import multiprocessing
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
+
+from tqdm import tqdm
 
 Cells = Iterator[tuple[str, str]]
 
@@ -54,6 +57,8 @@ def _run(sender: Connection, measure: Callable[..., Cells], arguments: tuple[Any
     silence = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silence, 1)
     os.dup2(silence, 2)
+    # Another thread of the parent may have been drawing a bar: nothing here would ever release the lock that it held.
+    tqdm.set_lock(threading.RLock())
     started = time.monotonic()
     try:
         for cell in measure(*arguments):
