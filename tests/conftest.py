@@ -8,9 +8,9 @@ from unittest import mock
 
 import pytest
 import torch
-from yapf.yapflib import yapf_api
 from timm.layers import weight_init
 from torch import Tensor
+from yapf.yapflib import yapf_api
 
 import adapters  # noqa: F401, before any test imports mmcv.ops, which may need the operators that it serves
 

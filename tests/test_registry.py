@@ -1,5 +1,6 @@
 """Registration on mmengine's root, seen from mmdet and mmseg alike, and Python use without mmengine."""
 
+import runpy
 import subprocess
 import sys
 
@@ -71,6 +72,12 @@ def test_without_mmengine_python_use_works_and_the_rest_says_what_to_install() -
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert "tools/train.py needs mmengine, which is not installed" in done.stdout
     assert 'pip install "dense-adapters[openmmlab]"' in done.stdout
+
+
+def test_an_mmengine_that_lacks_a_part_of_its_own_is_not_taken_for_absent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "mmengine.registry", None)
+    with pytest.raises(ModuleNotFoundError, match=r"mmengine\.registry"):
+        runpy.run_path(registry.__file__)
 
 
 def test_with_mmengine_nothing_is_asked_for() -> None:

@@ -44,7 +44,8 @@ def layer_numbers(adapter: Grouped) -> tuple[dict[str, int], int]:
         The layer of each parameter, by its name in the adapter, and the number of the head's layer.
     """
     layers, head = trunk_layers(adapter.trunk)
-    # An adapter has no classifier: what timm counts with it (DenseNet's last norm) stands in the last layer.
+    # An adapter has no classifier: what timm counts with it stands in the last layer (DenseNet's last norm, a final
+    # norm by the name of fc_norm, rotary tables that all blocks share).
     numbers = {f"trunk.{name}": min(layer, max(head - 1, 0)) for name, layer in layers.items()}
     names = [name for name, _ in adapter.named_parameters()]
     if any(name not in numbers and not name.startswith("pyramid.") for name in names):
@@ -57,10 +58,9 @@ def layer_numbers(adapter: Grouped) -> tuple[dict[str, int], int]:
 def trunk_layers(trunk: Any) -> tuple[dict[str, int], int]:
     """Number the layers of a timm model as its ``group_matcher`` groups them.
 
-    What the matcher does not know counts as head, as it does in timm, but for two kinds of parameters that have a
-    better place: a final norm that timm calls ``fc_norm`` and rotary tables that all blocks share go with the last
-    block, where timm puts a final norm named ``norm``. A few models have no matcher; there, as in timm, every twelve
-    parameters make a layer, in the order in which the model holds them, up to the classifier.
+    What the matcher does not know counts as head, as it does in timm, but for what comes right after the stem. A few
+    models have no matcher; there, as in timm, every twelve parameters make a layer, in the order in which the model
+    holds them, up to the classifier.
 
     Returns:
         The layer of each parameter by its name, and the number of the head's layer.
@@ -79,8 +79,6 @@ def trunk_layers(trunk: Any) -> tuple[dict[str, int], int]:
     for name in names:
         if name.startswith(WITH_THE_STEM):
             layers[name] = 0
-        elif name.startswith(WITH_THE_LAST):
-            layers[name] = max(head - 1, 0)
     return layers, head
 
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from adapters.necks.bridge import LevelBridge
 
@@ -19,6 +20,7 @@ def test_bridge_adds_what_is_as_coarse_or_coarser() -> None:
     torch.testing.assert_close(outputs[1], F.conv2d(maps[1], deep.weight, deep.bias))
     assert outputs[2].shape == (2, 3, 3, 2)  # the coarsest level, taken down to stride 32
     assert pooled.in_channels == 6
+    assert isinstance(LevelBridge([5, 6], [8, 16], [5], [8]).paths[0][0], nn.Conv2d)  # of several, each has its own
     assert [(level.channels, level.stride) for level in bridge.levels] == [(5, 8), (7, 16), (3, 32)]
     sum(output.sum() for output in outputs).backward()
     assert all(parameter.grad is not None for parameter in bridge.parameters())

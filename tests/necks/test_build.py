@@ -64,3 +64,10 @@ def test_count_wanted_maps_answers_before_building() -> None:
 def test_configs_that_are_refused(build: Callable, config: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build(config)
+
+
+def test_maps_of_several_strides_are_for_the_pyramid_of_the_last_map_alone() -> None:
+    levels = [Level(8, 8), Level(12, 16)]
+    assert build_pyramid({"type": "SimpleFeaturePyramid"}, levels, "a_model").in_channels == 12
+    with pytest.raises(ValueError, match=r"a_model gives strides \[8, 16\]; leave pyramid out"):
+        build_pyramid({"type": "TapPyramid", "out_strides": (8, 16)}, levels, "a_model")

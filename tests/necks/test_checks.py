@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from adapters.necks.checks import check_numbers
 from adapters.necks.simple_pyramid import SimpleFeaturePyramid
 from adapters.necks.tap_pyramid import TapPyramid
 
@@ -35,3 +36,12 @@ def test_maps_that_are_refused(pyramid: nn.Module) -> None:
         pyramid(torch.randn(4, 8, 4, 4))
     with pytest.raises(ValueError, match=r"got maps of \(.*5\S*\) channels but its in_channels are \(8"):
         pyramid([torch.randn(1, 5, 4, 4)] * 4)
+
+
+def test_numbers_that_are_refused() -> None:
+    check_numbers(drop=0, rate=7.5)
+    check_numbers(1, drop=0.99)
+    with pytest.raises(ValueError, match=r"drop=1\.0 must be a number of at least 0 and below 1\."):
+        check_numbers(1, drop=1.0)
+    with pytest.raises(ValueError, match=r"rate=-1 must be a number of at least 0\."):
+        check_numbers(rate=-1)

@@ -8,7 +8,14 @@ import torch.nn.functional as F
 from small_pyramids import gradients, ramp_image
 from torch import nn
 
-from adapters.necks.rescale import MapNorm, Resample, make_conv, make_doubling
+from adapters.necks.rescale import (
+    MapNorm,
+    Resample,
+    is_power_of_two_apart,
+    make_conv,
+    make_doubling,
+    make_rescaling,
+)
 
 
 @pytest.mark.parametrize("layer", [make_conv(32, 64, 1, True), make_conv(32, 64, 3, True), make_doubling(32, 64)])
@@ -29,6 +36,18 @@ def test_resampling_puts_each_cell_where_pooling_the_image_would(stride: int, wa
     expected, got = pooled[inside], resampled[inside]
     begin = int(wanted < stride)  # the first centre then lies before the first that comes in
     torch.testing.assert_close(got[..., begin:, begin:], expected[..., begin:, begin:], rtol=1e-5, atol=1e-3)
+
+
+def test_strides_are_powers_of_two_apart() -> None:
+    assert all(is_power_of_two_apart(4, other) for other in (1, 2, 4, 8, 32))
+    assert not any(is_power_of_two_apart(4, other) for other in (3, 5, 6, 12, 14))
+
+
+def test_pooling_to_a_coarser_stride_keeps_the_cells_at_the_border() -> None:
+    (pooling,), channels = make_rescaling(3, 8, 32, halve=True, norm=True)
+    pooled = pooling(torch.arange(25.0).reshape(1, 1, 5, 5))
+    assert channels == 3
+    assert pooled.tolist() == [[[[18, 19], [23, 24]]]]
 
 
 def test_resampling_repeats_the_border() -> None:

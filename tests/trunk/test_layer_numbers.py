@@ -35,11 +35,16 @@ def test_what_a_family_adds_goes_with_its_stage() -> None:
 
 
 def test_better_places_than_the_head() -> None:
-    """A final norm by another name, and rotary tables that all blocks share."""
+    """A final norm by another name, rotary tables that all blocks share, and what timm's matchers do not know."""
     gap = adapters.TimmAdapter("vit_betwixt_patch16_rope_reg4_gap_256", trunk=TOKENS, out_norm=True)
     mixed = adapters.TimmAdapter("vit_small_patch16_rope_mixed_ape_224", trunk=TOKENS)
     assert layer_numbers(gap)[0]["trunk.fc_norm.weight"] == 4
     assert layer_numbers(mixed)[0]["trunk.rope.freqs"] == 4
+    assert layer_numbers(gap)[0]["trunk.reg_token"] == 0
+    clip = adapters.TimmAdapter("vit_base_patch16_clip_224", trunk=TOKENS)
+    assert layer_numbers(clip)[0]["trunk.norm_pre.weight"] == 0
+    numbers, head = layer_numbers(adapters.TimmAdapter("densenet121"))
+    assert numbers["trunk.features.norm5.weight"] == max(numbers.values()) == head - 1
 
 
 @pytest.mark.parametrize(
@@ -58,6 +63,5 @@ def test_models_of_other_families_have_the_layers_of_timm(model_name: str) -> No
     reference = param_groups_layer_decay(trunk, layer_decay=RATE)
     scales = {id(parameter): group["lr_scale"] for group in reference for parameter in group["params"]}
     for name, parameter in trunk.named_parameters():
-        if not name.startswith(("fc_norm.", "rope.")):
-            assert RATE ** (head - layers[name]) == scales[id(parameter)], name
+        assert RATE ** (head - layers[name]) == scales[id(parameter)], name
     assert sorted({*layers.values(), head}) == list(range(head + 1))

@@ -98,6 +98,16 @@ def test_autocast_keeps_its_own() -> None:
 
 
 @torch.no_grad()
+def test_what_torch_counts_no_changes_to_is_computed_each_time() -> None:
+    with torch.inference_mode():
+        weight = torch.ones(1)
+    memo, calls = Memo(), []
+    for _ in range(2):
+        memo.get("key", [weight], lambda: calls.append(0) or torch.zeros(1))
+    assert len(calls) == 2
+
+
+@torch.no_grad()
 def test_the_memory_is_small() -> None:
     reuse, weight = Memo(limit=2), torch.ones(1)
     calls = []

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from adapters.trunk.probing import probe
+from adapters.trunk.probing import everything_trainable, parameters_behind, probe
 
 
 def run(forward: Callable[[nn.Module, Tensor], Tensor]) -> tuple[list[Tensor], list[str]]:
@@ -54,7 +54,7 @@ def test_a_mistake_of_the_code_is_raised_at_once() -> None:
 def test_a_size_that_is_but_tried_leaves_nothing_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
     log = logging.getLogger("torch._subclasses.fake_tensor")
     log.addHandler(caplog.handler)
-    level = log.level
+    caplog.set_level(logging.WARNING, log.name)
 
     def shrink(_: nn.Module, image: Tensor) -> Tensor:
         return F.interpolate(image, size=(0, 0), mode="bicubic", antialias=True)
@@ -65,4 +65,33 @@ def test_a_size_that_is_but_tried_leaves_nothing_in_the_log(caplog: pytest.LogCa
     finally:
         log.removeHandler(caplog.handler)
     assert caplog.records == []
-    assert log.level == level
+    assert log.level == logging.WARNING
+
+
+@pytest.mark.parametrize("offset", [0.0, torch.zeros(8, 10)], ids=["meta", "fake"])
+def test_the_parameters_behind_a_map_are_those_of_the_model_itself(offset: float | Tensor) -> None:
+    conv = nn.Conv2d(3, 4, 1)
+    outputs = probe(conv, lambda copy, image: [F.conv2d(image, copy.weight) + offset], (1, 3, 8, 10))
+    assert parameters_behind(outputs) == {id(conv.weight)}
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_the_mode_is_that_of_a_copy(training: bool) -> None:
+    dropout = nn.Dropout().train(not training)
+    modes = []
+    probe(dropout, lambda copy, image: [modes.append(copy.training) or copy(image)], (1, 3), training=training)
+    assert modes == [training]
+    assert dropout.training is not training
+
+
+def test_what_is_fixed_can_be_trained_for_a_while() -> None:
+    module = nn.Linear(2, 2)
+    module.bias.requires_grad_(False)
+    module.count = nn.Parameter(torch.zeros(1, dtype=torch.long), requires_grad=False)
+    with everything_trainable(module):
+        assert [parameter.requires_grad for parameter in (module.weight, module.bias, module.count)] == [
+            True,
+            True,
+            False,
+        ]
+    assert [parameter.requires_grad for parameter in (module.weight, module.bias)] == [True, False]

@@ -86,7 +86,9 @@ def make_config(task: str, case: str, budget: Budget, seed: int, data_root: Path
         loader.dataset.data_root = f"{data_root}/"
         loader.update(num_workers=0, persistent_workers=False)
         loader.dataset.pipeline = [
-            dict(type="Resize", scale_factor=1.0) if step["type"] == "Resize" else step  # predictions ask for the factor
+            dict(type="Resize", scale_factor=1.0)
+            if step["type"] == "Resize"
+            else step  # predictions ask for the factor
             for step in loader.dataset.pipeline
             if step["type"] not in ("RandomResize", "RandomCrop")
         ]
