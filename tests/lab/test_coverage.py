@@ -33,11 +33,8 @@ PAGE = Path(__file__).parents[2] / "docs" / "coverage.md"
 TABLE = read_json(PAGE.with_suffix(".json"))
 SIZES = [(97, 65)]
 #: Families of which each takes another way through the package; most others of timm's share theirs with one of these,
-#: and LeViT, PiT, CrossViT and SwinV2-CR are in the zoo.
+#: and the families that have an adapter of their own are in the zoo, as are LeViT, PiT and CrossViT.
 FAMILIES = {
-    "twins": "TwinsAdapter",
-    "vision_transformer": "VisionTransformerAdapter, a pyramid over one stride",
-    "convit": "ConViTAdapter, right beside timm for squares alone",
     "tiny_vit": "the generic adapter of a model that takes any size, as 40 families are",
     "densenet": "timm's reentrant recomputation",
     "hrnet": "recomputation of ours, through blocks that take lists of maps",
