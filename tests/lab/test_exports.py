@@ -45,4 +45,4 @@ def test_a_peer_is_exported_as_we_are(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_an_unknown_family(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="timm has no family vit; it has beit"):
-        main(["--families", "vit", "--out", str(tmp_path)])
+        main(["--families", "vit", "--page", str(tmp_path / "page.md")])

@@ -50,6 +50,7 @@ def test_all_tools_have_starters() -> None:
         "run_matrix",
         "sweep",
         "time_batch_steps",
+        "time_exports",
     }
 
 

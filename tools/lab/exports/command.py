@@ -1,6 +1,7 @@
 """Export one model of each of timm's families as ONNX, with any size and with one, and run each at six unseen sizes.
 
-Each family runs in processes of its own; results are kept in work_dirs/exports, and a second run goes on from there.
+Each family runs in processes of its own; results are kept in a JSON file beside the page, and a second run goes on
+from there.
 About an hour of one core for the adapters, and as much for the peers.
 
     python tools/measure_exports.py                         # everything that is missing, then the page
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from adapters.files import read_json, write_json, write_text
+from adapters.files import read_json, write_text
 from lab.coverage.report import render as render_coverage
 from lab.coverage.representatives import Representative
 from lab.coverage.run import Subjects, run
@@ -25,7 +26,7 @@ from lab.exports.report import render
 ROOT = Path(__file__).resolve().parents[3]
 #: The families and their smallest models.
 COVERAGE = ROOT / "docs" / "coverage.json"
-PAGE, RECORDS = ROOT / "docs" / "export_measured.md", ROOT / "docs" / "export_measured.json"
+PAGE = ROOT / "docs" / "export_measured.md"
 SUBJECTS: Subjects = {"adapters": measure_adapter, "timm": measure_timm, "transformers": measure_transformers}
 
 HEAD = """# What of timm exports
@@ -51,18 +52,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise ValueError(f"timm has no family {', '.join(unknown)}; it has {', '.join(one.family for one in models)}.")
     chosen = [one for one in models if not args.families or one.family in args.families]
     subjects = {name: SUBJECTS[name] for name in args.subjects}
-    results = args.out / "results.json"
+    results = args.page.with_suffix(".json")
     table = run(chosen, results, subjects, args.time_limit, args.families, args.jobs, args.stop_after)
     for one in chosen:
         for subject in subjects:
             cells = table["families"][one.family].get(subject, {})
             wrong = {column: cell for column, cell in cells.items() if column != "seconds" and cell != "ok"}
             print(f"{one.family:28} {subject:12} {one.model_name:36} {wrong or 'ok' if cells else 'not yet'}")
-    if not args.families:
-        write_json(args.page.with_suffix(".json"), table)
-        write_text(args.page, HEAD.format(**table) + render(table["families"]))
-        write_text(COVERAGE.with_suffix(".md"), render_coverage(read_json(COVERAGE), table))
-        print(f"written: {args.page}, and the columns of {COVERAGE.with_suffix('.md')}")
+    write_text(args.page, HEAD.format(**table) + render(table["families"]))
+    write_text(COVERAGE.with_suffix(".md"), render_coverage(read_json(COVERAGE), table))
+    print(f"written: {args.page}, and the columns of {COVERAGE.with_suffix('.md')}")
     return 0
 
 
@@ -76,6 +75,5 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--time-limit", type=float, default=400, help="seconds for one file (default: %(default)s)")
     parser.add_argument("--jobs", type=int, default=1, help="families measured at once (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="of each (default: %(default)s)")
-    parser.add_argument("--out", type=Path, default=ROOT / "work_dirs" / "exports")
     parser.add_argument("--page", type=Path, default=PAGE)
     return parser.parse_args(arguments)

@@ -1,6 +1,7 @@
 """Take a training step of one model of each of timm's families in the heads of torchvision, transformers and smp.
 
-Each family runs in processes of its own; results are kept in work_dirs/frameworks, and a second run goes on from there.
+Each family runs in processes of its own; results are kept in a JSON file beside the page, and a second run goes on
+from there.
 About 40 minutes of one core for all.
 
     python tools/check_frameworks.py                        # everything that is missing, then the page
@@ -43,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if unknown := sorted(set(args.families) - {one.family for one in models}):
         raise ValueError(f"timm has no family {', '.join(unknown)}; it has {', '.join(one.family for one in models)}.")
     chosen = [one for one in models if one.family in args.families] if args.families else models[:: args.every]
-    results = args.out / "results.json"
+    results = args.page.with_suffix(".json")
     table = run(chosen, results, SUBJECTS, args.time_limit, args.families, args.jobs, args.stop_after)
     write_text(args.page, render(table, [one.family for one in models]))
     print(f"written: {args.page}")
@@ -58,6 +59,5 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--time-limit", type=float, default=300, help="seconds for one cell")
     parser.add_argument("--jobs", type=int, default=1, help="families measured at once (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="of each (default: %(default)s)")
-    parser.add_argument("--out", type=Path, default=ROOT / "work_dirs" / "frameworks")
     parser.add_argument("--page", type=Path, default=ROOT / "docs" / "frameworks_measured.md")
     return parser.parse_args(arguments)

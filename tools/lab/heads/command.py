@@ -1,6 +1,7 @@
 """Export detectors and segmentors of every kind of head and backbone, and compare what the files predict.
 
-Each case has a process of its own; results are kept in work_dirs/heads, and a second run goes on from there.
+Each case has a process of its own; results are kept in a JSON file beside the page, and a second run goes on from
+there.
 
     python tools/measure_heads.py                        # everything that is missing, then the page
     python tools/measure_heads.py --stop-after 400       # in pieces
@@ -46,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if unknown := sorted(set(args.cases) - set(CASES)):
         raise ValueError(f"there is no case {unknown[0]!r}; there are {', '.join(CASES)}.")
     torch.set_num_threads(args.threads)
-    kept = Results(args.out / "results.json", {"torch": torch.__version__.partition("+")[0]})
+    kept = Results(args.page.with_suffix(".json"), {"torch": torch.__version__.partition("+")[0]})
     started = time.monotonic()
     for case in tqdm(args.cases or list(CASES), dynamic_ncols=True, disable=None):
         if time.monotonic() - started > args.stop_after:
@@ -56,10 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"{case:30} {'ok' if is_good(row) else row}", flush=True)
     dense, queries = totals(kept.by_name)
     print(f"{dense} of 42 dense heads, {queries} of 9 two-stage and query heads")
-    if args.page:
-        head = HEAD.format(dense=dense, queries=queries, **kept.conditions)
-        write_text(args.page, head + render(kept.by_name))
-        print(f"written: {args.page}")
+    head = HEAD.format(dense=dense, queries=queries, **kept.conditions)
+    write_text(args.page, head + render(kept.by_name))
+    print(f"written: {args.page}")
     return 0
 
 
@@ -69,6 +69,5 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--stop-after", type=float, default=float("inf"), help="seconds; then no case is begun")
     parser.add_argument("--time-limit", type=float, default=600, help="seconds for one step of a case")
     parser.add_argument("--threads", type=int, default=1, help="of torch (default: %(default)s)")
-    parser.add_argument("--out", type=Path, default=ROOT / "work_dirs" / "heads")
     parser.add_argument("--page", type=Path, default=PAGE, help="the page to write")
     return parser.parse_args(arguments)
