@@ -39,6 +39,7 @@ def test_data_that_do_not_exist() -> None:
 def save_model(config: str, backbone: str | None = None) -> tuple[torch.nn.Module, Any]:
     """Save the randomised model of a config as ``whole.pth``; return it and the config's test data."""
     cfg, _ = load_config(config, backbone=backbone)
+    torch.manual_seed(0)
     model = randomise(MODELS.build(cfg.model)).eval()
     torch.save({"state_dict": model.state_dict()}, "whole.pth")
     return model, DATASETS.build(cfg.test_dataloader.dataset)
