@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from lab.learning.batch_padding import TASKS, Budget, make_config, rows
 from lab.shapes import ShapesSettings, make_dataset
+from mmengine.dataset import pseudo_collate
 from mmengine.registry import DATASETS, MODELS
 
 from adapters.openmmlab.fit import check_fit
@@ -28,8 +29,11 @@ def test_images_keep_the_size_that_they_were_drawn_at(task: str, tmp_path: Path)
     make_dataset(tmp_path, ShapesSettings(3, 3, size_range=(80, 96)))
     cfg = make_config(task, "exact", Budget(), 0, tmp_path)
     register_scope(cfg)
+    prepare = MODELS.build(cfg.model.data_preprocessor)
     for loader in (cfg.train_dataloader, cfg.val_dataloader):
-        for item in DATASETS.build(loader.dataset):
+        items = list(DATASETS.build(loader.dataset))
+        assert prepare(pseudo_collate(items), training=True)["inputs"].shape[0] == 3
+        for item in items:
             about = item["data_samples"].metainfo
             assert about["img_shape"] == about["ori_shape"] == tuple(item["inputs"].shape[1:])
             assert task == "segmentation" or about["scale_factor"] == (1, 1)  # asked for where boxes are predicted

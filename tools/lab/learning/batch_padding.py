@@ -72,7 +72,7 @@ def make_config(task: str, case: str, budget: Budget, seed: int, data_root: Path
             evaluator.ann_file = f"{data_root}/annotations/instances_val.json"
     else:
         cfg.model.decode_head.update(in_channels=[CHANNELS] * 4, channels=CHANNELS)
-        cfg.model.data_preprocessor.update(size_divisor=32, test_cfg=dict(size_divisor=32))
+        cfg.model.data_preprocessor.update(size=None, size_divisor=32, test_cfg=dict(size_divisor=32))
     cfg.train_cfg.update(max_iters=budget.iterations, val_interval=budget.iterations)
     warmup, decay = cfg.param_scheduler
     warmup.end = decay.begin = min(warmup.end, budget.iterations // 2)
