@@ -33,8 +33,8 @@ image of 97 x 65 themselves, whatever the encoder.
 
 {totals}
 
-{round_trips} of the {count} come back from `save_pretrained` and `from_pretrained` with the same maps, bit for bit, at
-97 x 65 with every parameter moved.
+{round_trips} of the {count} come back from `save_pretrained` and `from_pretrained` with every parameter moved: the same
+tensors, bit for bit, and the same maps at 97 x 65 but for rounding.
 
 ## Families
 
