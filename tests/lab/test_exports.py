@@ -1,14 +1,17 @@
 """The measurement of exports: the cells of a model, the page that is made of them, and families that are unknown."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from lab.coverage.report import render as render_coverage
 from lab.coverage.representatives import Representative
-from lab.exports import measure
+from lab.exports import measure, timing
 from lab.exports.command import COVERAGE, main
 from lab.exports.report import render, totals
 
+from adapters.export.backbones import export_backbone
 from adapters.files import read_json
 
 ROWS = {
@@ -46,3 +49,19 @@ def test_a_peer_is_exported_as_we_are(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_unknown_family(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="timm has no family vit; it has beit"):
         main(["--families", "vit", "--page", str(tmp_path / "page.md")])
+
+
+def test_a_file_takes_turns_with_its_adapter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def of_one_size(adapter: Any, path: Path) -> None:
+        export_backbone(adapter, path, size=(64, 96), batch=1)
+
+    monkeypatch.setattr(timing, "export_backbone", of_one_size)
+    options = ["--size", "64", "96", "--repeats", "2", "--threads", str(torch.get_num_threads())]
+    assert timing.main(["--models", "test_resnet", *options, "--out", str(tmp_path)]) == 0
+    heads, _, line = (tmp_path / "results.md").read_text().splitlines()
+    assert heads == "| model | torch | onnxruntime | time | difference |"
+    name, *times, ratio, difference = line.strip("| ").split(" | ")
+    assert name == "`test_resnet`"
+    assert all(time.endswith(" ms") for time in times)
+    assert float(ratio) > 0
+    assert float(difference) < 1e-4
