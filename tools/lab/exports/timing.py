@@ -41,12 +41,13 @@ def measure(model_name: str, size: tuple[int, int], repeats: int, threads: int) 
         export_backbone(adapter, path)
         file = open_file(path, threads)
     with torch.no_grad():
-        maps = [adapter(image), file(image)]
-        errors = [relative_error(ours, other) for ours, other in zip(*maps, strict=True)]
+        array = image.numpy()
+        found = [torch.from_numpy(feature_map) for feature_map in file(array).values()]
+        errors = [relative_error(other, ours) for ours, other in zip(adapter(image), found, strict=True)]
         times: list[list[float]] = [[], []]
         for turn in range(repeats + 1):  # the first warms up
-            for taken, model in zip(times, (adapter, file), strict=True):
-                seconds = elapsed(lambda model=model: model(image), torch.device("cpu"))
+            for taken, run in zip(times, (lambda: adapter(image), lambda: file(array)), strict=True):
+                seconds = elapsed(run, torch.device("cpu"))
                 if turn:
                     taken.append(seconds)
     return times, max(errors)
