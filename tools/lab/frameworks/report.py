@@ -25,7 +25,7 @@ One model for each family of timm {timm}, the one with the fewest parameters, in
 serve as backbones{rest}.
 
 A step counts when the loss of two training images is finite; of an adapter, when a finite gradient also reaches every
-parameter of its trunk. The heads are as small as they come. An adapter gives strides 4, 8, 16 and 32, through
+parameter of its trunk that trains. The heads are as small as they come. An adapter gives strides 4, 8, 16 and 32, by
 `SimpleFeaturePyramid` where its model does not; DETR takes the last map, DPT the maps of a model of one stride. Beside
 it stand the frameworks' own wrappers of timm, asked for the same strides where they have them, or for their last four
 maps: transformers' `TimmBackbone` and smp's `tu-` encoders; torchvision has none. smp's FPN, UPerNet and DPT refuse an
