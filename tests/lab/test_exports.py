@@ -24,6 +24,7 @@ ROWS = {
 def test_totals_are_of_what_is_measured() -> None:
     assert totals(ROWS)["adapters"] == {"onnx free": 1, "onnx fixed": 2}
     page = render(ROWS)
+    assert "|\n\n| family | model |" in page
     assert "| ONNX, any height and width | 1 of 2 | 0 of 1 |" in page
     assert "| swin | `swin_tiny` | no | yes |" in page
     assert "| vit | `vit_tiny` |  |  |" in page

@@ -39,9 +39,9 @@ def render(rows: Rows) -> str:
     ]
     parts = [
         markdown_table(heads, lines, heads[1:]),
-        "\n",
+        "\n\n",
         markdown_table(["family", "model", *HEADS.values()], families),
-        "\nWhere it is *no*:\n\n",
+        "\n\nWhere it is *no*:\n\n",
         *(f"- {line}\n" for line in _reasons(rows)),
     ]
     return "".join(parts)
