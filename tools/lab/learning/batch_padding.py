@@ -121,9 +121,9 @@ def rows(results: Mapping[str, Mapping[str, float]]) -> list[dict[str, Any]]:
                 one, four = ([score[str(size)] for score in scores if str(size) in score] for size in BATCHES)
                 table.append(
                     {
-                        "task": task,
+                        "task": f"{task}, {TASKS[task][1].rpartition('_')[2]}",
                         "batches": case,
-                        f"{TASKS[task][1].rpartition('_')[2]}, one by one": " ".join(f"{score:.1f}" for score in one),
+                        "one by one": " ".join(f"{score:.1f}" for score in one),
                         "mean": round(statistics.mean(one), 2),
                         "by fours": round(statistics.mean(four), 2) if four else None,
                         "largest difference": round(max(map(_apart, one, four)), 3) if four else None,
