@@ -1,12 +1,15 @@
 """A drawn dataset, and configs in a folder of their own."""
 
-from collections import OrderedDict
+import time
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import pytest
 from lab.shapes import ShapesSettings, make_dataset
-from mmengine.logging import MMLogger
+from mmengine.runner import runner
 from small_runs import write_config
 
 
@@ -17,11 +20,24 @@ def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(autouse=True, scope="session")
+def a_second_for_each_run() -> Iterator[None]:
+    """Let no two runs of this process begin in one second, by which mmengine names their loggers and folders."""
+    last = 0
+
+    def now() -> int:
+        nonlocal last
+        last = max(int(time.time()), last + 1)
+        return last
+
+    clock = SimpleNamespace(time=now, strftime=time.strftime, localtime=time.localtime)
+    with mock.patch.object(runner, "time", clock):
+        yield
+
+
 @pytest.fixture
 def config(tmp_path: Path, data_root: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Writes a config of a kind into a folder that is the current one, far from the repository."""
     monkeypatch.chdir(tmp_path)
-    # mmengine names a run's logger by the second, and two tests of one second would write into one file.
-    monkeypatch.setattr(MMLogger, "_instance_dict", OrderedDict())
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
     return lambda text: write_config(text, data_root, tmp_path.name)
