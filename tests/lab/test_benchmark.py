@@ -244,9 +244,11 @@ def test_numbers_are_compared_with_the_reference_of_the_case_and_in_fp32(fake: t
     ("case", "dtype"),
     [
         (SVT, "fp32"),
-        (replace(SVT, mode="train", batch=2, peer=ADAPTER, options={"trunk": TWINS, "with_cp": True}), "bf16"),
+        (replace(CONVIT_CASE, mode="train", batch=2), "fp32"),
+        (replace(SVT, mode="train"), "bf16"),
+        (replace(SVT, mode="train", peer=ADAPTER, options={"trunk": TWINS, "with_cp": True}), "fp32"),
     ],
-    ids=["forward", "train-bf16-with_cp"],
+    ids=["forward", "train", "train-bf16", "with_cp"],
 )
 def test_real_processes_measure_everything(case: Case, dtype: str) -> None:
     case = replace(case, peer_options={"trunk": TWINS})
