@@ -59,6 +59,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_collection_finish() -> None:
-    """Have the garbage collector pass over what is imported and collected, which stays to the end: 6% of all time."""
+    """Have the garbage collector pass over what is imported and collected, which stays to the end."""
     gc.collect()
     gc.freeze()
