@@ -1,5 +1,6 @@
 """tools/benchmark_models.py: a small model steps; its tables are made from made-up figures."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,9 @@ NONE = {"median": None, "backbone_median": None, "peak_bytes": None, "parameters
 
 
 def test_a_side_steps_and_one_that_cannot_says_why() -> None:
+    level = logging.getLogger().level
     model = WholeModel(OURS, CASE, Settings(threads=torch.get_num_threads()))
+    assert logging.getLogger().level == level  # silence is for a process of its own
     assert 5e6 < model.warm_up() < 9e6
     assert model.backbone_seconds() > 0
     assert model.seconds() > 0

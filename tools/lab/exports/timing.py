@@ -1,7 +1,7 @@
 """Time of an ONNX file of any size in onnxruntime beside that of its adapter in torch, taken in turns.
 
-    python tools/time_exports.py
-    python tools/time_exports.py --models convit_tiny --size 512 512
+python tools/time_exports.py
+python tools/time_exports.py --models convit_tiny --size 512 512
 """
 
 import argparse
