@@ -3,7 +3,10 @@ ROOT := $(patsubst %/,%,$(dir $(abspath $(lastword $(MAKEFILE_LIST)))))
 PYTHON ?= python3
 VENV := $(ROOT)/.venv
 BIN := $(VENV)/bin
-# Python compiles a module when it is first imported, and keeps that; most never are.
+# Python compiles a module when it is first imported, and keeps that; most never are. The tests import most of COMPILED,
+# in many processes at once.
+COMPILED := torch timm mmengine mmcv mmdet mmseg torchvision torchao peft onnx onnxscript onnx_ir \
+	numpy scipy sympy networkx numba matplotlib
 PIP := $(BIN)/pip install --no-compile -c $(ROOT)/requirements/constraints.txt
 # What a user has, and with what the tests need beside.
 USABLE := $(VENV)/usable
@@ -37,6 +40,7 @@ $(USABLE): $(ROOT)/requirements/constraints.txt $(ROOT)/setup.py $(ROOT)/pyproje
 
 $(READY): $(USABLE)
 	$(PIP) -e "$(ROOT)[test]"
+	cd $(VENV)/lib/python*/site-packages && $(BIN)/python -m compileall -q -j 2 $(COMPILED)
 	touch $(READY)
 
 # Debug information, which Python's own flags ask for, would more than double the time that compiling takes.

@@ -3,8 +3,9 @@
 The sizes are the ``img_shape`` of the data samples, before any padding. They are at hand in ``loss``, ``predict`` and
 ``_forward`` of mmdet's and mmseg's models, one of which is called wherever a model runs: by a runner, inside another
 model (semi-supervised, distillation), by test-time augmentation. So the model's class becomes one of the same name that
-extends these three, as torch's own parametrisations do. Predictions are made for images of equal padded size together,
-with the padding that each would have alone, so that necks and heads see nothing else either.
+extends these three, as torch's own parametrisations do. In their calls necks and heads pass over what lies beyond an
+image, where they can (:mod:`adapters.openmmlab.own_cells`). Predictions are made for images of equal padded size
+together, with the padding that each would have alone, so that the other layers see nothing else either.
 """
 
 import functools
@@ -19,6 +20,7 @@ from torch.nn.modules.module import register_module_module_registration_hook
 from adapters.base import BackboneAdapter
 from adapters.batches import Sizes, batch_sizes, check_sizes
 from adapters.openmmlab.config_tree import Node, find_owner
+from adapters.openmmlab.own_cells import own_cells
 
 #: The keys of samples for the size that images were padded to, and mmseg's for the padding: left, right, top, bottom.
 _PADDED_KEYS = ("batch_input_shape", "pad_shape")
@@ -31,12 +33,14 @@ class ExactBatches:
     def loss(self, inputs: Any, data_samples: Any, *arguments: Any, **options: Any) -> Any:
         """Compute the losses of images ``(B, C, H, W)``, or of several batches by name, with their sizes known."""
         model: Any = super()
-        with batch_sizes(*_batches(inputs, data_samples)):
+        this: Any = self
+        with batch_sizes(*_batches(inputs, data_samples)), own_cells(this):
             return model.loss(inputs, data_samples, *arguments, **options)
 
     def _forward(self, inputs: Any, data_samples: Any = None, *arguments: Any, **options: Any) -> Any:
         model: Any = super()
-        with batch_sizes(*_batches(inputs, data_samples), others_are_whole=data_samples is None):
+        this: Any = self
+        with batch_sizes(*_batches(inputs, data_samples), others_are_whole=data_samples is None), own_cells(this):
             return model._forward(inputs, data_samples, *arguments, **options)
 
     def predict(self, inputs: Any, data_samples: Any = None, *arguments: Any, **options: Any) -> Any:
@@ -48,11 +52,12 @@ class ExactBatches:
             ValueError: an ``img_shape`` is larger than the batch.
         """
         model: Any = super()
+        this: Any = self
         sizes = _read_sizes(inputs, data_samples)
         others_are_whole = sizes is not None or data_samples is None
 
         def run(images: Any, samples: Any) -> Any:
-            with batch_sizes(*_batches(images, samples), others_are_whole=others_are_whole):
+            with batch_sizes(*_batches(images, samples), others_are_whole=others_are_whole), own_cells(this):
                 return model.predict(images, samples, *arguments, **options)
 
         if sizes is None:

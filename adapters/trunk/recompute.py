@@ -6,8 +6,9 @@ their own passes.
 "Checkpoint" means a file of weights in this package; recomputation is called so only where torch and timm do.
 """
 
+import functools
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -59,8 +60,10 @@ def _recompute_where_timm_does_not(trunk: nn.Module) -> None:
     for block in blocks:
         graft_methods(block, _recomputed)
         block.recomputes = True
-    for layers in () if blocks else _layers_between_poolings(trunk):
-        _recompute_together(layers)
+    for container in () if blocks else trunk.children():
+        if isinstance(container, nn.Sequential):
+            recomputing: Any = graft_methods(container, _between_poolings)
+            recomputing.recomputes = True
 
 
 def _recomputed(cls: Any) -> dict[str, Callable[..., Any]]:
@@ -86,38 +89,37 @@ def _blocks(trunk: nn.Module) -> list[nn.Module]:
     return [block for block in blocks if any(True for _ in block.children()) and any(True for _ in block.parameters())]
 
 
-def _layers_between_poolings(trunk: nn.Module) -> list[list[nn.Module]]:
-    """Group the layers of trunks that are one list of layers (VGG), whose maps come before a pooling."""
-    groups: list[list[nn.Module]] = []
-    for container in trunk.children():
-        layers = list(container.children()) if isinstance(container, nn.Sequential) else []
+def _between_poolings(cls: Any) -> dict[str, Callable[..., Any]]:
+    """Override how trunks go through their one list of layers (VGG), whose maps come before a pooling."""
+
+    def iterate(self: Any) -> Iterator[Callable[[Tensor], Tensor]]:
+        layers = cls.__iter__(self)
+        if not (self.recomputes and torch.is_grad_enabled()):
+            yield from layers
+            return
         for pools, group in itertools.groupby(layers, lambda layer: isinstance(layer, nn.MaxPool2d | nn.AvgPool2d)):
-            groups += [] if pools else [list(group)]
-    return [group for group in groups if any(True for layer in group for _ in layer.parameters())]
+            first, *others = group
+            yield first if pools else functools.partial(_run_recomputed, (first, *others))
+            yield from others if pools else [_hand_on for _ in others]
+
+    def get_item(self: Any, index: Any) -> Any:
+        item = cls.__getitem__(self, index)
+        if isinstance(index, slice):  # a list of the same class
+            item.recomputes = self.recomputes
+        return item
+
+    return {"__iter__": iterate, "__getitem__": get_item}
 
 
-def _recompute_together(layers: list[nn.Module]) -> None:
-    """Have the first layer run all, recomputed in the backward pass, and the others hand on what they get."""
-    forwards = [type(layer).forward for layer in layers]
-    for layer in layers[1:]:
-        graft_methods(layer, _handing_on)
-    first: Any = graft_methods(layers[0], _running_all)
-    first.recomputed_together = tuple(zip(forwards, layers, strict=True))  # a tuple registers no children
-    first.recomputes = True
+def _run_recomputed(layers: Sequence[nn.Module], x: Tensor) -> Tensor:
+    def run(x: Tensor) -> Tensor:
+        for layer in layers:
+            x = layer(x)
+        return x
+
+    return checkpoint(run, x, use_reentrant=False)
 
 
-def _handing_on(_: Any) -> dict[str, Callable[..., Any]]:
-    return {"forward": lambda _self, x: x}
-
-
-def _running_all(_: Any) -> dict[str, Callable[..., Any]]:
-    def forward(self: Any, x: Tensor) -> Tensor:
-        def run(x: Tensor) -> Tensor:
-            for forward, layer in self.recomputed_together:
-                x = forward(layer, x)
-            return x
-
-        recomputes = self.recomputes and torch.is_grad_enabled()
-        return checkpoint(run, x, use_reentrant=False) if recomputes else run(x)
-
-    return {"forward": forward}
+def _hand_on(x: Tensor) -> Tensor:
+    """Stand for a layer that the first of its group has run."""
+    return x

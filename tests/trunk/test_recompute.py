@@ -46,3 +46,17 @@ def test_ours_is_switched_on_and_off() -> None:
         for enable in (True, False, True, False):
             recompute_blocks(model, enable)
             assert (count_calls(model, x) > plain) is enable
+
+
+def test_layers_that_run_together_are_called_as_modules() -> None:
+    """So that hooks, and what stands in a layer's place, have their effect."""
+    vgg = VGG([8, 8, "M", 16, "M"], num_classes=0)
+    del vgg.pre_logits
+    recompute_blocks(vgg)
+    vgg.features[2] = nn.Sequential(vgg.features[2], nn.Tanh())
+    called: list[str] = []
+    for name, layer in vgg.features.named_children():
+        layer.register_forward_hook(lambda *_, name=name: called.append(name))
+    vgg.forward_intermediates(image(32, 32), intermediates_only=True)
+    assert called == [str(index) for index in range(len(vgg.features))]
+    assert {type(layer) for layer in vgg.features.children()} == {nn.Conv2d, nn.ReLU, nn.MaxPool2d, nn.Sequential}

@@ -1,0 +1,144 @@
+"""Necks and heads that pass over what lies beyond each image of a batch, for the time of a model's call.
+
+A backbone with ``batch_padding='exact'`` gives maps that are zero beyond each image. A convolution's bias fills these
+cells, the next convolution reads them, and norms count them. So convolutions read zeros beyond each image, as at the
+border of an image alone; norms count an image's own cells, batch norms in training those of all images; and what
+enlarges a map repeats an image's own border.
+"""
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from adapters.base import BackboneAdapter
+from adapters.batches import Sizes, sizes_of_call
+
+#: The child of a detector whose maps are of regions, so that their batch does not count images.
+_OF_REGIONS = "roi_head"
+
+
+@contextmanager
+def own_cells(model: nn.Module) -> Iterator[None]:
+    """Have a model's necks and heads pass over what lies beyond the images that its backbone has got last.
+
+    Args:
+        model: of mmdet or mmseg; heads of regions are left as they are.
+    """
+    cells = _OwnCells()
+    with ExitStack() as stack:
+        for layer in _layers(model):
+            if isinstance(layer, BackboneAdapter):
+                handle = layer.register_forward_pre_hook(cells.learn_sizes, with_kwargs=True)
+                stack.callback(handle.remove)
+            elif apply := cells.way_of(layer):
+                stack.callback(_put_back, layer, layer.__dict__.get("forward"))
+                layer.forward = functools.partial(apply, layer.forward)
+        yield
+
+
+def _put_back(layer: nn.Module, forward: Callable[..., Any] | None) -> None:
+    """Give a layer the forward that it had inside the call of another model, or that of its class."""
+    if forward is None:
+        del layer.forward
+    else:
+        layer.forward = forward
+
+
+def _layers(module: nn.Module) -> Iterator[nn.Module]:
+    """Go through a model's backbones, and the layers outside of them and of heads of regions."""
+    for name, child in module.named_children():
+        if name != _OF_REGIONS:
+            yield child
+            if not isinstance(child, BackboneAdapter):
+                yield from _layers(child)
+
+
+class _OwnCells:
+    """The cells of maps that belong to the images of a batch, and ways to apply a layer to these alone."""
+
+    def __init__(self) -> None:
+        self._sizes: Sizes = []
+        self._padded = (0, 0)
+        self._found: dict[Any, tuple[Tensor, Tensor]] = {}
+
+    def learn_sizes(self, backbone: nn.Module, inputs: tuple[Tensor, ...], named: dict[str, Any]) -> None:  # noqa: ARG002
+        """Learn the sizes of the images that a backbone gets; the maps that follow are theirs."""
+        images = inputs[0]
+        self._sizes = named.get("sizes") or sizes_of_call(images)
+        self._padded = (images.shape[-2], images.shape[-1])
+        self._found.clear()
+
+    def way_of(self, layer: nn.Module) -> Callable[..., Any] | None:
+        """Return how a layer is applied to own cells, or None where nothing is to be done."""
+        if isinstance(layer, _BatchNorm):
+            return self._norm_together if layer.training else None
+        if isinstance(layer, nn.GroupNorm):
+            return functools.partial(self._apply_to_each, 1.0)
+        scale = getattr(layer, "scale_factor", None)  # of torch's Upsample, and mmseg's
+        if isinstance(scale, float):
+            return functools.partial(self._apply_to_each, scale)
+        kernel = getattr(layer, "kernel_size", 1)  # of torch's convolutions, and mmcv's
+        reads_neighbours = max(kernel if isinstance(kernel, tuple) else (kernel,)) > 1
+        return self._clear if reads_neighbours and hasattr(layer, "in_channels") else None
+
+    def _clear(self, convolution: Callable[..., Any], maps: Tensor, *arguments: Any, **options: Any) -> Any:
+        """Apply a convolution to maps ``(B, C, H, W)`` with zeros beyond each image."""
+        if self._count(maps) is not None:
+            maps = maps.masked_fill(~self._find(maps)[0], 0)
+        return convolution(maps, *arguments, **options)
+
+    def _norm_together(self, norm: Callable[[Tensor], Tensor], maps: Tensor) -> Tensor:
+        """Apply a batch norm to the own cells of all images of ``(B, C, H, W)``; the others are zero."""
+        if self._count(maps) is None:
+            return norm(maps)
+        indices = self._find(maps)[1]
+        batch, channels, height, width = maps.shape
+        cells = maps.permute(0, 2, 3, 1).reshape(-1, channels)
+        normed = norm(cells[indices].T[None, :, :, None])[0, :, :, 0].T
+        normed = normed.new_zeros(cells.shape).index_copy(0, indices, normed)
+        return normed.view(batch, height, width, channels).permute(0, 3, 1, 2).contiguous()
+
+    def _apply_to_each(self, scale: float, layer: Callable[[Tensor], Tensor], maps: Tensor) -> Tensor:
+        """Apply a norm, or what enlarges maps, to each image's own cells of ``(B, C, H, W)``; the others are zero."""
+        counts = self._count(maps)
+        if counts is None:
+            return layer(maps)
+        height, width = (int(side * scale) for side in maps.shape[-2:])
+        images = (image[..., :rows, :columns] for image, (rows, columns) in zip(maps.split(1), counts, strict=True))
+        results = (layer(image) for image in images)
+        return torch.cat([F.pad(x, (0, width - x.shape[-1], 0, height - x.shape[-2])) for x in results])
+
+    def _count(self, maps: Tensor) -> list[tuple[int, int]] | None:
+        """Return each image's rows and columns in maps ``(B, C, H / s, W / s)``, or None where all fill them.
+
+        Maps whose sides are not those of a stride ``s`` that is a power of two, rounded up, are of no images.
+        """
+        if maps.ndim != 4 or len(maps) != len(self._sizes):
+            return None
+        shape, stride = tuple(maps.shape[-2:]), 1
+        while stride < max(self._padded) and _divide(self._padded, stride) != shape:
+            stride *= 2
+        if _divide(self._padded, stride) != shape:
+            return None
+        counts = [_divide(size, stride) for size in self._sizes]
+        return None if all(count == shape for count in counts) else counts
+
+    def _find(self, maps: Tensor) -> tuple[Tensor, Tensor]:
+        """Return which cells of maps are an image's own, ``(B, 1, H, W)``, and their indices through ``(B, H, W)``."""
+        key = (maps.shape[-2:], maps.device)
+        if key not in self._found:
+            own = torch.zeros(len(maps), 1, *maps.shape[-2:], dtype=torch.bool)  # on the CPU: a GPU would be waited for
+            for image, (rows, columns) in zip(own, self._count(maps) or [], strict=True):
+                image[:, :rows, :columns] = True
+            self._found[key] = own.to(maps.device), own.flatten().nonzero()[:, 0].to(maps.device)
+        return self._found[key]
+
+
+def _divide(size: tuple[int, int], stride: int) -> tuple[int, int]:
+    return -(-size[0] // stride), -(-size[1] // stride)
