@@ -1,7 +1,8 @@
 """The parts of newer releases of torch, and what takes their place in older ones, down to torch 2.1: all of them."""
 
-from collections.abc import Callable
-from typing import Any
+import typing
+from collections.abc import Callable, Sequence
+from typing import Any, get_args, get_origin
 
 import torch
 import torch.nn.modules.module as modules
@@ -81,8 +82,21 @@ else:
         return torch._C._functorch.peek_interpreter_stack() is not None
 
 
+def spell_sequences(function: Callable) -> Callable:
+    """Annotate a function's sequences as torch before 2.6 reads them in operators; return the function."""
+    sequence: Any = typing.Sequence
+    for argument, kind in function.__annotations__.items():
+        if get_origin(kind) is Sequence:
+            function.__annotations__[argument] = sequence[get_args(kind)]
+    return function
+
+
 if hasattr(torch.library, "custom_op"):  # torch 2.4
-    custom_op: Callable[..., Any] = torch.library.custom_op
+
+    def custom_op(name: str, mutates_args: tuple[str, ...]) -> Callable[[Callable], Any]:
+        """Make a function one of torch's operators."""
+        return lambda function: torch.library.custom_op(name, spell_sequences(function), mutates_args=mutates_args)
+
 else:
 
     def custom_op(name: str, mutates_args: tuple[str, ...]) -> Callable[[Callable], Any]:  # noqa: ARG001

@@ -100,7 +100,8 @@ class _OwnCells:
         indices = self._find(maps)[1]
         batch, channels, height, width = maps.shape
         cells = maps.permute(0, 2, 3, 1).reshape(-1, channels)
-        normed = norm(cells[indices].T[None, :, :, None])[0, :, :, 0].T
+        # Of N maps of one cell: as one map of N, transposed, torch 2.11's backward pass on a CPU is wrong.
+        normed = norm(cells[indices][:, :, None, None])[:, :, 0, 0]
         normed = normed.new_zeros(cells.shape).index_copy(0, indices, normed)
         return normed.view(batch, height, width, channels).permute(0, 3, 1, 2).contiguous()
 

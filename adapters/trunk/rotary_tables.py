@@ -11,6 +11,7 @@ import torch
 from timm.layers import RotaryEmbeddingCat, RotaryEmbeddingDinoV3
 from torch import Tensor, nn
 
+from adapters.kernels.versions import is_exporting
 from adapters.trunk.memo import Memo
 from adapters.trunk.surgery import graft
 
@@ -43,7 +44,7 @@ class KeptRotaryEmbeddingDinoV3(_KeepsTables, RotaryEmbeddingDinoV3):
     def _create_embed(self, feat_shape: Any, no_aug: bool = False) -> Tensor:
         """Compute the table of a grid, ``(H * W, 2 d)``; in a file for any grid, without timm's floats of its sides."""
         rotary: Any = self
-        if not torch.compiler.is_exporting() or (self.training and rotary.aug_active):
+        if not is_exporting() or (self.training and rotary.aug_active):
             table: Tensor = super()._create_embed(feat_shape, no_aug)
             return table
         sides = feat_shape if rotary.grid_indexing == "ij" else (feat_shape[1], feat_shape[0])

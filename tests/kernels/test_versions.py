@@ -1,6 +1,8 @@
 """What takes the place of newer parts of torch gives the same answers as they do."""
 
 import importlib.util
+import typing
+from collections.abc import Sequence
 from types import ModuleType
 
 import pytest
@@ -52,6 +54,14 @@ def test_knows_the_devices_of_autocast(older: ModuleType, monkeypatch: pytest.Mo
     with torch.autocast("cpu", torch.bfloat16), monkeypatch.context() as patch:
         patch.delattr(torch, "get_autocast_dtype", raising=False)
         assert [older.autocast_dtype(kind) for kind in ("cpu", "cuda", "meta")] == [torch.bfloat16, None, None]
+
+
+def test_sequences_are_spelt_as_older_torch_reads_them() -> None:
+    def take(x: Tensor, axes: Sequence[int], scale: float) -> Tensor:
+        return x.sum(axes) * scale
+
+    assert versions.spell_sequences(take) is take
+    assert take.__annotations__ == {"x": Tensor, "axes": typing.Sequence[int], "scale": float, "return": Tensor}
 
 
 def test_an_operator_is_the_function(older: ModuleType) -> None:

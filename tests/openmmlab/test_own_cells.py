@@ -101,6 +101,29 @@ def test_batch_norms_count_an_images_own_cells() -> None:
     assert all(parameter.grad is not None for parameter in model.parameters() if parameter.requires_grad)
 
 
+def test_batch_norms_have_the_gradients_of_an_images_own_cells() -> None:
+    sizes = [(16, 16), (32, 24), (20, 32), (32, 32)]
+    model = Layers().double()
+    randomise(model.norm)
+    maps = torch.randn(4, 4, 8, 8, dtype=torch.double, requires_grad=True)
+    owns = [maps[index, :, : -(-height // 4), : -(-width // 4)] for index, (height, width) in enumerate(sizes)]
+    cells = torch.cat([one.flatten(1) for one in owns], dim=1)
+    scale = model.norm.weight / (cells.var(1, unbiased=False) + model.norm.eps).sqrt()
+    expected = torch.zeros_like(maps)
+    for index, one in enumerate(owns):
+        normed = (one - cells.mean(1)[:, None, None]) * scale[:, None, None] + model.norm.bias[:, None, None]
+        expected[index, :, : one.shape[1], : one.shape[2]] = normed
+    with own_cells(model):
+        model.learn(sizes)
+        result = model.norm(maps)
+    torch.testing.assert_close(result, expected)
+    for parameter in (maps, model.norm.weight, model.norm.bias):
+        given, wanted = (
+            torch.autograd.grad(x.sin().sum(), parameter, retain_graph=True)[0] for x in (result, expected)
+        )
+        torch.testing.assert_close(given, wanted)
+
+
 class Layers(nn.Module):
     """A backbone, and a layer of each kind that reads or counts cells."""
 
@@ -111,7 +134,7 @@ class Layers(nn.Module):
         self.roi_head = nn.Conv2d(4, 4, 3)
 
     def learn(self, sizes: list[tuple[int, int]], height: int = 32, width: int = 32) -> None:
-        self.backbone(torch.zeros(len(sizes), 3, height, width), sizes=sizes)
+        self.backbone(torch.zeros(len(sizes), 3, height, width, dtype=self.conv.weight.dtype), sizes=sizes)
 
 
 def patched(model: nn.Module) -> list[str]:

@@ -41,8 +41,12 @@ class Line:
 
 
 LINES = {
-    # torch 2.1 was built for numpy 1.
-    "torch-2.1": Line("python3.10", "openmmlab-upstream", ("torch==2.1.2", "torchvision==0.16.2", "numpy<2")),
+    # torch 2.1 was built for numpy 1; newer releases of transformers, which peft imports, do without it.
+    "torch-2.1": Line(
+        "python3.10",
+        "openmmlab-upstream",
+        ("torch==2.1.2", "torchvision==0.16.2", "numpy<2", "transformers<4.50", "peft<0.15"),
+    ),
     "torch-2.5": Line("python3.11", "openmmlab-upstream", ("torch==2.5.1", "torchvision==0.20.1")),
     "torch-2.11": Line("python3.11", "openmmlab", ("torch==2.11.0", "torchvision==0.26.0")),
     "newest": Line("python3.11", "openmmlab"),
