@@ -6,9 +6,9 @@ stride 16), and the encoder of Deformable DETR (four levels read four levels).
 
 import argparse
 import math
-import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor
 from adapters.describe.tables import markdown_table
 from adapters.files import write_text
 from adapters.kernels.deformable_attention import deformable_attention
-from lab.benchmark.measure import elapsed, peak_resident_bytes
+from lab.benchmark.measure import peak_resident_bytes, seconds_in_turns
 from lab.compare import relative_error
 
 #: Points lie so far from their query, as a share of the map.
@@ -73,22 +73,17 @@ def measure(case: Case, size: Sides, repeats: int) -> dict[str, dict[str, float]
     outputs: dict[str, list[Tensor]] = {}
 
     def step(name: str) -> None:
+        outputs.pop(name, None)  # those of the turn before
         result = sides[name]()
         outputs[name] = [result.detach(), *torch.autograd.grad(result, inputs, gradient)]
 
-    times: dict[str, list[float]] = {name: [] for name in sides}
-    for turn in range(repeats + 1):  # the first warms up
-        for name, taken in times.items():
-            outputs.pop(name, None)
-            seconds = elapsed(lambda name=name: step(name), torch.device("cpu"))
-            if turn:
-                taken.append(seconds)
-    found = {name: {"seconds": statistics.median(taken)} for name, taken in times.items()}
+    medians = seconds_in_turns({name: partial(step, name) for name in sides}, repeats)
+    found = {name: {"seconds": seconds} for name, seconds in medians.items()}
     # Where a point lies on the line between two cells, either side's slope is right: locations are not compared here.
     found["ours"]["error"] = max(relative_error(outputs["ours"][i], outputs["mmcv"][i]) for i in (0, 1, 3))
     for name in sides:
         outputs.clear()
-        found[name]["bytes"] = peak_resident_bytes(lambda name=name: step(name))
+        found[name]["bytes"] = peak_resident_bytes(partial(step, name))
     return found
 
 

@@ -5,11 +5,10 @@ gradients; training is a forward and a backward pass.
 """
 
 import argparse
-import statistics
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -21,6 +20,7 @@ from adapters import BackboneAdapter, TimmAdapter
 from adapters.describe.tables import markdown_table
 from adapters.files import write_text
 from adapters.kernels import cpu, long_attention, mlp, packed_attention
+from lab.benchmark.measure import seconds_in_turns
 
 MODELS = ("twins_svt_small", "twins_pcpvt_small", "swinv2_cr_tiny_ns_224", "vit_small_patch16_224", "convit_tiny")
 SIZES = {"forward": (800, 1344), "train": (512, 512)}
@@ -89,16 +89,12 @@ def make_pass(adapter: BackboneAdapter, dtype: str, mode: str, size: tuple[int, 
 
 def measure(run: Callable[[], None], kernels: Sequence[str], repeats: int) -> dict[str, float]:
     """Return the median seconds of a pass with all kernels, under ``""``, and without each, taken in turns."""
-    times: dict[str, list[float]] = {name: [] for name in ("", *kernels)}
-    for turn in range(repeats + 1):  # the first warms up
-        for name, taken in times.items():
-            with switched_off(name) if name else nullcontext():
-                start = time.perf_counter()
-                run()
-                seconds = time.perf_counter() - start
-            if turn:
-                taken.append(seconds)
-    return {name: statistics.median(taken) for name, taken in times.items()}
+
+    def run_without(name: str) -> None:
+        with switched_off(name) if name else nullcontext():
+            run()
+
+    return seconds_in_turns({name: partial(run_without, name) for name in ("", *kernels)}, repeats)
 
 
 def measure_model(model: str, dtype: str, mode: str, size: tuple[int, int], repeats: int) -> list[Row]:

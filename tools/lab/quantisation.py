@@ -7,10 +7,9 @@ turns in one process, without gradients.
 import argparse
 import copy
 import io
-import statistics
-import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -22,6 +21,7 @@ from tqdm import tqdm
 from adapters import BackboneAdapter, TimmAdapter
 from adapters.describe.tables import markdown_table
 from adapters.files import write_text
+from lab.benchmark.measure import seconds_in_turns
 
 MODELS = ("twins_svt_small", "swinv2_cr_tiny_ns_224", "vit_small_patch16_224", "convit_tiny")
 SIZE = (512, 512)
@@ -69,20 +69,13 @@ def measure_model(model_name: str, size: tuple[int, int], repeats: int) -> list[
     image = torch.randn(1, 3, *size)
     expected, whole = plain(image), count_bytes(plain)
     variants = {"fp32": plain, **{name: quantise(copy.deepcopy(plain)) for name, quantise in WAYS.items()}}
-    times: dict[str, list[float]] = {name: [] for name in variants}
-    for turn in range(repeats + 1):  # the first warms up
-        for name, adapter in variants.items():
-            start = time.perf_counter()
-            adapter(image)
-            if turn:
-                times[name].append(time.perf_counter() - start)
-    usual = statistics.median(times["fp32"])
+    medians = seconds_in_turns({name: partial(adapter, image) for name, adapter in variants.items()}, repeats)
     return [
         [
             model_name,
             name,
             f"{100 * difference(variants[name](image), expected):.2g}%",
-            f"{usual / statistics.median(times[name]):.2f}",
+            f"{medians['fp32'] / medians[name]:.2f}",
             f"{count_bytes(variants[name]) / whole:.2f}",
         ]
         for name in WAYS

@@ -6,8 +6,9 @@ import re
 import resource
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -121,6 +122,21 @@ def elapsed(run: Callable[[], object], device: torch.device) -> float:
     end.record()
     torch.cuda.synchronize(device)
     return begin.elapsed_time(end) / 1000
+
+
+def seconds_in_turns(runs: Mapping[Any, Callable[[], object]], repeats: int, warm_ups: int = 1) -> dict[Any, float]:
+    """Time calls on the CPU by name, one after the other and again; return the median seconds of each.
+
+    Args:
+        runs: by name.
+        repeats: timed calls of each.
+        warm_ups: calls of each before.
+    """
+    taken: dict[Any, list[float]] = {name: [] for name in runs}
+    for _ in range(warm_ups + repeats):
+        for name, run in runs.items():
+            taken[name].append(elapsed(run, torch.device("cpu")))
+    return {name: statistics.median(seconds[warm_ups:]) for name, seconds in taken.items()}
 
 
 def peak_resident_bytes(run: Callable[[], object]) -> int:

@@ -5,9 +5,9 @@ python tools/time_exports.py --models convit_tiny --size 512 512
 """
 
 import argparse
-import statistics
 import tempfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -19,7 +19,7 @@ from adapters.export.backbones import export_backbone
 from adapters.export.reading import open_file
 from adapters.export.verification import make_image
 from adapters.files import write_text
-from lab.benchmark.measure import elapsed
+from lab.benchmark.measure import seconds_in_turns
 from lab.compare import relative_error
 from lab.randomise import randomise
 
@@ -31,8 +31,8 @@ MODELS = (
 NOISE = 0.5
 
 
-def measure(model_name: str, size: tuple[int, int], repeats: int, threads: int) -> tuple[list[list[float]], float]:
-    """Measure a model: seconds of each pass in torch and in onnxruntime, and the largest difference of their maps."""
+def measure(model_name: str, size: tuple[int, int], repeats: int, threads: int) -> tuple[dict[str, float], float]:
+    """Measure a model: seconds of a pass in torch and in onnxruntime, and the largest difference of their maps."""
     torch.manual_seed(0)
     adapter = randomise(TimmAdapter(model_name), fan_in_share=NOISE).eval().requires_grad_(False)
     image = make_image((1, *size), adapter.in_channels, seed=0)
@@ -44,13 +44,8 @@ def measure(model_name: str, size: tuple[int, int], repeats: int, threads: int) 
         array = image.numpy()
         found = [torch.from_numpy(feature_map) for feature_map in file(array).values()]
         errors = [relative_error(other, ours) for ours, other in zip(adapter(image), found, strict=True)]
-        times: list[list[float]] = [[], []]
-        for turn in range(repeats + 1):  # the first warms up
-            for taken, run in zip(times, (lambda: adapter(image), lambda: file(array)), strict=True):
-                seconds = elapsed(run, torch.device("cpu"))
-                if turn:
-                    taken.append(seconds)
-    return times, max(errors)
+        seconds = seconds_in_turns({"torch": partial(adapter, image), "onnxruntime": partial(file, array)}, repeats)
+    return seconds, max(errors)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -66,10 +61,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     torch.set_num_threads(args.threads)
     rows = []
     for name in tqdm(args.models, dynamic_ncols=True, disable=None):
-        times, error = measure(name, tuple(args.size), args.repeats, args.threads)
-        medians = [statistics.median(taken) for taken in times]
-        ratio = f"{medians[1] / medians[0]:.2f}"
-        rows.append([f"`{name}`", *(f"{1000 * median:.0f} ms" for median in medians), ratio, f"{error:.0e}"])
+        seconds, error = measure(name, tuple(args.size), args.repeats, args.threads)
+        ratio = f"{seconds['onnxruntime'] / seconds['torch']:.2f}"
+        rows.append([f"`{name}`", *(f"{1000 * taken:.0f} ms" for taken in seconds.values()), ratio, f"{error:.0e}"])
     headings = ("model", "torch", "onnxruntime", "time", "difference")
     table = markdown_table(headings, rows, headings[1:]) + "\n"
     write_text(args.out / "results.md", table)

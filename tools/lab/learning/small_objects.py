@@ -13,7 +13,6 @@ process.
 import argparse
 import statistics
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -32,6 +31,7 @@ from adapters.describe.counting import count_parameters
 from adapters.describe.tables import to_markdown, to_table
 from adapters.files import write_text
 from adapters.openmmlab.run import register_scope
+from lab.benchmark.measure import seconds_in_turns
 from lab.learning.check import REPOSITORY, train
 from lab.results import Results
 from lab.shapes import ShapesSettings, make_dataset
@@ -126,16 +126,8 @@ def time_steps(names: Sequence[str], budget: Budget, repeats: int) -> dict[str, 
         batch = make_batch(cfg.model, "mmdet", budget.side, training=True)
         parameters[name] = count_parameters(model.backbone)
         steps[name] = lambda model=model, wrapper=wrapper, batch=batch: model.train_step(batch, wrapper)
-    times: dict[str, list[float]] = {name: [] for name in names}
-    for turn in range(repeats + 2):  # the first ones warm up
-        for name, step in steps.items():
-            start = time.perf_counter()
-            step()
-            if turn >= 2:
-                times[name].append(time.perf_counter() - start)
-    return {
-        name: {"seconds": statistics.median(taken), "parameters": parameters[name]} for name, taken in times.items()
-    }
+    medians = seconds_in_turns(steps, repeats, warm_ups=2)
+    return {name: {"seconds": seconds, "parameters": parameters[name]} for name, seconds in medians.items()}
 
 
 def rows(results: Mapping[str, Mapping[str, Any]], steps: Mapping[str, Mapping[str, float]]) -> list[dict[str, Any]]:
