@@ -40,14 +40,12 @@ class Line:
     pins: tuple[str, ...] = ()
 
 
+#: mmdet imports transformers where it is installed, as it is with peft; transformers 5 does without older torch.
+OLDER = ("transformers<4.50", "peft<0.15")
 LINES = {
-    # torch 2.1 was built for numpy 1; newer releases of transformers, which peft imports, do without it.
-    "torch-2.1": Line(
-        "python3.10",
-        "openmmlab-upstream",
-        ("torch==2.1.2", "torchvision==0.16.2", "numpy<2", "transformers<4.50", "peft<0.15"),
-    ),
-    "torch-2.5": Line("python3.11", "openmmlab-upstream", ("torch==2.5.1", "torchvision==0.20.1")),
+    # torch 2.1 was built for numpy 1.
+    "torch-2.1": Line("python3.10", "openmmlab-upstream", ("torch==2.1.2", "torchvision==0.16.2", "numpy<2", *OLDER)),
+    "torch-2.5": Line("python3.11", "openmmlab-upstream", ("torch==2.5.1", "torchvision==0.20.1", *OLDER)),
     "torch-2.11": Line("python3.11", "openmmlab", ("torch==2.11.0", "torchvision==0.26.0")),
     "newest": Line("python3.11", "openmmlab"),
 }
@@ -79,6 +77,7 @@ SHOWN = {
     "mmcv": ("onedl-mmcv", "mmcv-lite"),
     "mmdet": ("onedl-mmdetection", "mmdet"),
     "mmseg": ("onedl-mmsegmentation", "mmsegmentation"),
+    "transformers": ("transformers",),
 }
 
 TEXT = """# Versions
