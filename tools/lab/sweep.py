@@ -2,15 +2,20 @@
 
 For each algorithm (a folder of configs inside the installed packages) the first config is taken that runs with its
 own backbone: a loss, its backward and a predict on a tiny synthetic batch, on the CPU. Then `fit_backbone` swaps each
-timm model in and the same is asked again. Each run has a process of its own and a time limit.
+timm model in and the same is asked again. Each run has a process of its own and a time limit. Results are kept in a
+JSON file beside the page, and a second run goes on from there.
 
-    python tools/sweep.py --models twins_svt_small convit_tiny --out work_dirs/sweep
+    python tools/sweep.py                                            # everything that is missing, then the page
+    python tools/sweep.py --models convit_tiny --algorithms mmdet/atss --page work_dirs/algorithms.md
 """
 
 import argparse
-import os
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 from mmdet.utils import register_all_modules as register_mmdet
@@ -19,12 +24,12 @@ from mmengine.logging import MessageHub
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, init_default_scope
 from mmseg.utils import register_all_modules as register_mmseg
-from rich.console import Console
-from rich.table import Table
 from torch import nn
 from tqdm import tqdm
 
 from adapters import BackboneAdapter, LevelBridge
+from adapters.describe.tables import markdown_table
+from adapters.files import write_text
 from adapters.openmmlab.config_files import shipped_configs
 from adapters.openmmlab.config_tree import drop_pretrained
 from adapters.openmmlab.fit import fit_backbone
@@ -32,6 +37,16 @@ from lab.child import ENDED, collect
 from lab.results import Results
 from lab.synthetic import make_batch, shrink_model
 
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "algorithms.md"
+HEAD = """# Algorithms
+
+One config of each algorithm that ships with mmdet and mmseg, the first that runs with its own backbone, and the same
+config with a model of timm in its place, as `--backbone` does it: a loss, its backward pass and a prediction on drawn
+images, on a CPU, from random weights. [`tools/sweep.py`](../tools/sweep.py) wrote this page ({held}).
+
+{totals}.
+
+"""
 OWN = "own backbone"
 OK = "ok"
 SIZES = {"mmdet": (128, 384), "mmseg": (64, 512, 640)}
@@ -44,56 +59,73 @@ def main(arguments: Sequence[str] | None = None) -> int:
     register_mmseg(init_default_scope=False)
     torch.set_num_threads(args.threads)
     configs = configs_by_algorithm()
-    names = [name for name in configs if not args.algorithms or name in args.algorithms]
-    kept = Results(args.out / "results.json", {})
-    bar = tqdm(names, dynamic_ncols=True)
-    for name in bar:
-        bar.set_description(name)
+    if unknown := sorted(set(args.algorithms) - set(configs)):
+        raise ValueError(f"there is no algorithm {unknown[0]!r}; there are {', '.join(configs)}.")
+    kept = Results(args.page.with_suffix(".json"), versions())
+    started = time.monotonic()
+    for name in tqdm(args.algorithms or list(configs), dynamic_ncols=True, disable=None):
+        if time.monotonic() - started > args.stop_after:
+            break
         row = kept.by_name.get(name, {})
         if row.get(OWN) != OK:
             row.update(first_config_that_runs(configs[name], name, args))
-        if row[OWN] == OK:
-            for model in args.models:
-                if row.get(model) != OK or args.again:
-                    row[model] = in_child(args.time_limit, row["config"], name, model, int(row["size"]))
+        for model in args.models if row[OWN] == OK else ():
+            if row.get(model) != OK or args.again:
+                row[model] = in_child(args.time_limit, str(configs[name][row["config"]]), name, model, row["size"])
+        print(name, {column: row.get(column) for column in (OWN, *args.models)}, flush=True)
         kept.add(name, row)
-    print_table({name: kept.by_name[name] for name in names}, args.models)
+    write_text(args.page, render(kept.by_name, kept.conditions, args.models))
+    print(f"written: {args.page}")
     return 0
 
 
 def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="*", default=["twins_svt_small"], help="timm model names")
-    parser.add_argument("--algorithms", nargs="+", help="such as mmdet/atss; default: all")
+    parser.add_argument("--algorithms", nargs="+", default=[], help="such as mmdet/atss; default: all")
     parser.add_argument("--time-limit", type=float, default=180, help="seconds for one run")
     parser.add_argument(
         "--candidates", type=int, default=8, help="configs of an algorithm to try with its own backbone"
     )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--again", action="store_true", help="run again what has passed before")
-    parser.add_argument("--out", type=Path, default=Path("work_dirs/sweep"), help="folder of results.json")
+    parser.add_argument("--stop-after", type=float, default=float("inf"), help="seconds; then no algorithm is begun")
+    parser.add_argument("--page", type=Path, default=PAGE, help="the page to write")
     return parser.parse_args(arguments)
 
 
-def configs_by_algorithm() -> dict[str, list[Path]]:
-    """Map each algorithm of mmdet and mmseg, such as ``mmdet/atss``, to its configs, sorted by name."""
-    found: dict[str, list[Path]] = {}
+def versions() -> dict[str, str]:
+    """Return under what the algorithms run."""
+    held = {name: version(f"onedl-{name}") for name in ("mmdetection", "mmsegmentation", "mmcv")}
+    return {"torch": version("torch").partition("+")[0], **held, "operators": operators_in_use()}
+
+
+def operators_in_use() -> str:
+    """Say whose operators mmcv calls."""
+    folders = find_spec("mmcv").submodule_search_locations  # type: ignore[union-attr]
+    compiled = any(any(Path(folder).glob("_ext.*")) for folder in folders or ())
+    return "mmcv's, compiled" if compiled else "adapters.openmmlab.operators"
+
+
+def configs_by_algorithm() -> dict[str, dict[str, Path]]:
+    """Map each algorithm of mmdet and mmseg, such as ``mmdet/atss``, to its configs by name, sorted."""
+    found: dict[str, dict[str, Path]] = {}
     for package in SIZES:
         for name, path in shipped_configs(package).items():
-            found.setdefault(f"{package}/{name.partition('/')[0]}", []).append(path)
+            found.setdefault(f"{package}/{name.partition('/')[0]}", {})[name] = path
     return found
 
 
-def first_config_that_runs(paths: list[Path], name: str, args: argparse.Namespace) -> dict[str, str]:
+def first_config_that_runs(configs: Mapping[str, Path], algorithm: str, args: argparse.Namespace) -> dict[str, Any]:
     """Find the first config that runs with its own backbone, and the image size for it; or why the first fails."""
     reasons = []
-    for path in paths[: args.candidates]:
-        for size in SIZES[name.split("/")[0]]:
-            reason = in_child(args.time_limit, str(path), name, None, size)
+    for name in list(configs)[: args.candidates]:
+        for size in SIZES[algorithm.split("/")[0]]:
+            reason = in_child(args.time_limit, str(configs[name]), algorithm, None, size)
             if reason == OK:
-                return {"config": str(path), "size": str(size), OWN: OK}
+                return {"config": name, "size": size, OWN: OK}
             reasons.append(reason)
-    return {"config": str(paths[0]), OWN: reasons[0]}
+    return {"config": next(iter(configs)), OWN: reasons[0]}
 
 
 def run_config(path: str, name: str, model_name: str | None, size: int) -> str:
@@ -148,13 +180,23 @@ def _outcome(path: str, name: str, model_name: str | None, size: int) -> Iterato
     yield "outcome", run_config(path, name, model_name, size)
 
 
-def print_table(results: dict[str, dict[str, str]], models: list[str]) -> None:
-    """Show the outcomes, and how many of them are good."""
-    columns = [OWN, *models]
-    table = Table("algorithm", *columns)
-    for name, row in results.items():
-        table.add_row(name, *(" ".join(row.get(column, "").split())[:90] for column in columns))
-    console = Console(width=None if os.isatty(1) else 60 + 60 * len(columns))
-    console.print(table)
-    for column in columns:
-        console.print(f"{column}: {sum(row.get(column) == OK for row in results.values())} of {len(results)} run")
+def render(results: Mapping[str, Mapping[str, Any]], conditions: Mapping[str, str], models: Sequence[str]) -> str:
+    """Write the page, in Markdown."""
+    columns = (OWN, *models)
+    rows = [
+        [f"`{name}`", f"`{row['config']}`", *("yes" if row.get(column) == OK else "no" for column in columns)]
+        for name, row in sorted(results.items())
+    ]
+    counts = {column: sum(row.get(column) == OK for row in results.values()) for column in columns}
+    totals = "; ".join(f"{column}: {count} of {len(results)}" for column, count in counts.items())
+    reasons = [
+        f"- `{name}`, {column}: {' '.join(row[column].split())[:300]}"
+        for name, row in sorted(results.items())
+        for column in columns
+        if row.get(column, OK) != OK
+    ]
+    held = ", ".join(f"{name} {value}" for name, value in conditions.items())
+    headings = ["algorithm", "config", *(column if column == OWN else f"`{column}`" for column in columns)]
+    table = markdown_table(headings, rows)
+    more = ["", "## Reasons", "", *reasons] if reasons else []
+    return HEAD.format(totals=totals, held=held) + "\n".join([table, *more, ""])

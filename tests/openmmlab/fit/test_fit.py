@@ -318,4 +318,5 @@ def test_necks_of_ours_are_followed() -> None:
 )
 def test_algorithms_run(algorithm: str, model_name: str) -> None:
     size = sweep.SIZES[algorithm.split("/")[0]][0]
-    assert sweep.run_config(str(sweep.configs_by_algorithm()[algorithm][0]), algorithm, model_name, size) == sweep.OK
+    config = next(iter(sweep.configs_by_algorithm()[algorithm].values()))
+    assert sweep.run_config(str(config), algorithm, model_name, size) == sweep.OK

@@ -1,0 +1,25 @@
+"""The sweep over all algorithms: its page, and what it refuses; tests/openmmlab/fit/test_fit.py runs a part of it."""
+
+from pathlib import Path
+
+import pytest
+
+from lab import sweep
+
+
+def test_the_page_counts_what_runs_and_says_why_others_do_not() -> None:
+    results = {
+        "mmseg/b": {"config": "b/b_1x", "size": 64, sweep.OWN: sweep.OK, "vit": "no\n operator"},
+        "mmdet/a": {"config": "a/a_1x", sweep.OWN: "AssertionError"},
+    }
+    page = sweep.render(results, {"torch": "2.11.0"}, ["vit"])
+    assert f"{sweep.OWN}: 1 of 2; vit: 0 of 2." in page
+    assert "| `mmdet/a` | `a/a_1x` | no | no |\n| `mmseg/b` | `b/b_1x` | yes | no |" in page
+    assert f"- `mmdet/a`, {sweep.OWN}: AssertionError\n- `mmseg/b`, vit: no operator\n" in page
+    assert "Reasons" not in sweep.render({"mmdet/a": {"config": "a/a_1x", sweep.OWN: sweep.OK}}, {}, [])
+
+
+def test_an_unknown_algorithm_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no algorithm 'mmdet/ats'"):
+        sweep.main(["--algorithms", "mmdet/ats", "--page", str(tmp_path / "page.md")])
+    assert not list(tmp_path.iterdir())
