@@ -7,7 +7,6 @@ from collections.abc import Iterator, MutableMapping
 from typing import Any
 
 from mmengine.config import ConfigDict
-from mmengine.model import ImgDataPreprocessor
 from mmengine.registry import MODELS
 
 from adapters.base import BackboneAdapter
@@ -33,6 +32,8 @@ MISSING: dict[str, dict[str, Any]] = {
     "mmseg": {"type": "SegDataPreProcessor", "size_divisor": 1, "pad_val": 0, "seg_pad_val": 255},
 }
 
+#: Data preprocessors that take mean and std alike, with those that extend them.
+KNOWN = ("ImgDataPreprocessor", "SegDataPreProcessor")
 #: Data preprocessors whose swap of channels is called ``to_rgb``.
 CLASSIFIERS = ("ClsDataPreprocessor", "ReIDDataPreprocessor")
 
@@ -133,14 +134,17 @@ def _preprocessors(model: Node, place: str = "model") -> Iterator[tuple[str, Nod
 
 
 def _is_known(node: Node, scope: str) -> bool:
-    """Return whether a data preprocessor takes mean and std as mmengine's ``ImgDataPreprocessor`` does."""
+    """Return whether a data preprocessor takes mean and std as mmengine's ``ImgDataPreprocessor`` does.
+
+    mmseg's extends it in the maintained line alone.
+    """
     kind = node.get("type")
     if type_name(node) in (*CLASSIFIERS, *ANY_CHANNELS.values()):
         return True
     if isinstance(kind, str):
         with MODELS.switch_scope_and_registry(scope) as registry:
             kind = registry.get(kind)
-    return isinstance(kind, type) and issubclass(kind, ImgDataPreprocessor)
+    return isinstance(kind, type) and not {base.__name__ for base in kind.__mro__}.isdisjoint(KNOWN)
 
 
 def _take_channels(place: str, node: Node, in_channels: int) -> list[str]:
