@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
+from mmengine.logging import MMLogger
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
@@ -50,6 +51,7 @@ def load_model(cfg: Config, checkpoint: str) -> tuple[nn.Module, dict[str, Any],
     drop_pretrained(config)
     model = MODELS.build(config)
     if checkpoint == RANDOM:
+        draw_weights(model)
         return model, {}, ["the weights are random: the file is for a trial"]
     with as_checkpoint(cfg, checkpoint) as name:
         contents = read_model(name)
@@ -59,6 +61,20 @@ def load_model(cfg: Config, checkpoint: str) -> tuple[nn.Module, dict[str, Any],
     meta = contents.get("meta")
     dataset_meta = meta.get("dataset_meta") if isinstance(meta, dict) else None
     return model, dataset_meta if isinstance(dataset_meta, dict) else {}, [told, *([settled] if settled else [])]
+
+
+def draw_weights(model: Any) -> None:
+    """Start a model at random, without mmengine's line about each weight.
+
+    Some parameters of mmdet's hold whatever was in memory before.
+    """
+    logger = MMLogger.get_current_instance()
+    level = logger.level
+    logger.setLevel("WARNING")
+    try:
+        model.init_weights()
+    finally:
+        logger.setLevel(level)
 
 
 def export_model(

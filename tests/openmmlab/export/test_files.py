@@ -6,6 +6,7 @@ import sys
 import textwrap
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ import small_exports
 import torch
 from lab.heads.predictions import compare, predict
 from mmengine.config import Config
+from mmengine.model import BaseModule
 
 from adapters.export import open_file
 from adapters.export.verification import DifferenceError
@@ -128,7 +130,16 @@ def test_a_checkpoint_is_loaded_as_for_a_test(cfg: Config, model: Any, tmp_path:
     torch.save({"state_dict": {"backbone.trunk.conv1.weight": model.backbone.trunk.conv1.weight}}, path)
     with pytest.raises(ValueError, match="is no checkpoint of this MaskRCNN"):
         load_model(cfg, str(path))
-    assert load_model(cfg, "random")[2] == ["the weights are random: the file is for a trial"]
+
+
+def test_a_model_of_random_weights_is_initialised(cfg: Config, capsys: pytest.CaptureFixture) -> None:
+    """Its parameters are not what was in memory before, and mmengine has no line for each."""
+    with mock.patch.object(BaseModule, "init_weights", autospec=True) as init:
+        assert load_model(cfg, "random")[2] == ["the weights are random: the file is for a trial"]
+    assert init.call_count == 1
+    capsys.readouterr()
+    load_model(cfg, "random")
+    assert "The value is the same" not in "".join(capsys.readouterr())
 
 
 def test_metadata_are_json(detector: Path) -> None:

@@ -9,7 +9,7 @@ import torch
 from mmengine.registry import MODELS
 
 from adapters.export.decoding import load
-from adapters.openmmlab.export.files import export_model
+from adapters.openmmlab.export.files import draw_weights, export_model
 from lab.coverage.checks import outcome, require
 from lab.heads.cases import CASES
 from lab.heads.predictions import compare, predict
@@ -26,7 +26,9 @@ def measure(case: str) -> Iterator[tuple[str, str]]:
     torch.manual_seed(0)
     _, _, make = CASES[case]
     cfg = make(CASES[case][1])
-    model = randomise(MODELS.build(cfg.model), fan_in_share=NOISE).eval()
+    model = MODELS.build(cfg.model)
+    draw_weights(model)
+    randomise(model, fan_in_share=NOISE).eval()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         worst: list[float] = []
