@@ -84,6 +84,7 @@ TEXT = """# Versions
 
 What was run with [`tools/run_matrix.py`](../tools/run_matrix.py), which wrote this page, each line on a CPU in an
 environment of its own, made by pip from the extra `{extras}`, without a compiler. Nothing is claimed of others.
+The oldest timm is 1.0.31, which pip brings along: of 1.0.30, BEiT, ConViT, SwinV2-CR and RoPE ViTs lack what is called.
 
 The tests are {tests}; those of the contract over {adapters}.
 
