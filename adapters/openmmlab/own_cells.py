@@ -7,8 +7,10 @@ enlarges a map repeats an image's own border.
 """
 
 import functools
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -22,6 +24,11 @@ from adapters.batches import Sizes, sizes_of_call
 #: The child of a detector whose maps are of regions, so that their batch does not count images.
 _OF_REGIONS = "roi_head"
 
+#: Those of the present call, which are each thread's own.
+_cells: ContextVar["_OwnCells | None"] = ContextVar("cells", default=None)
+#: Of the layers' forwards, which all threads share.
+_lock = threading.Lock()
+
 
 @contextmanager
 def own_cells(model: nn.Module) -> Iterator[None]:
@@ -31,23 +38,17 @@ def own_cells(model: nn.Module) -> Iterator[None]:
         model: of mmdet or mmseg; heads of regions are left as they are.
     """
     cells = _OwnCells()
+    token = _cells.set(cells)
     with ExitStack() as stack:
+        stack.callback(_cells.reset, token)
         for layer in _layers(model):
             if isinstance(layer, BackboneAdapter):
                 handle = layer.register_forward_pre_hook(cells.learn_sizes, with_kwargs=True)
                 stack.callback(handle.remove)
-            elif apply := cells.way_of(layer):
-                stack.callback(_put_back, layer, layer.__dict__.get("forward"))
-                layer.forward = functools.partial(apply, layer.forward)
+            elif apply := _way_of(layer):
+                _replace_forward(layer, apply)
+                stack.callback(_put_back_forward, layer)
         yield
-
-
-def _put_back(layer: nn.Module, forward: Callable[..., Any] | None) -> None:
-    """Give a layer the forward that it had inside the call of another model, or that of its class."""
-    if forward is None:
-        del layer.forward
-    else:
-        layer.forward = forward
 
 
 def _layers(module: nn.Module) -> Iterator[nn.Module]:
@@ -57,6 +58,41 @@ def _layers(module: nn.Module) -> Iterator[nn.Module]:
             yield child
             if not isinstance(child, BackboneAdapter):
                 yield from _layers(child)
+
+
+class _ForwardOnOwnCells:
+    """The forward of a layer for the time of calls of its model, several in several threads.
+
+    Args:
+        forward: the layer's.
+        apply: how the layer is applied to the cells of a call.
+    """
+
+    def __init__(self, forward: Callable[..., Any], apply: Callable[..., Any]) -> None:
+        self.forward = forward
+        self.apply = apply
+        self.calls = 0
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        cells = _cells.get()
+        if cells is None:
+            return self.forward(*arguments, **options)
+        return self.apply(cells, self.forward, *arguments, **options)
+
+
+def _replace_forward(layer: nn.Module, apply: Callable[..., Any]) -> None:
+    with _lock:
+        if not isinstance(layer.forward, _ForwardOnOwnCells):
+            layer.forward = _ForwardOnOwnCells(layer.forward, apply)
+        layer.forward.calls += 1
+
+
+def _put_back_forward(layer: Any) -> None:
+    """Give a layer the forward of its class, when the last call ends."""
+    with _lock:
+        layer.forward.calls -= 1
+        if not layer.forward.calls:
+            del layer.forward
 
 
 class _OwnCells:
@@ -69,33 +105,21 @@ class _OwnCells:
 
     def learn_sizes(self, backbone: nn.Module, inputs: tuple[Tensor, ...], named: dict[str, Any]) -> None:  # noqa: ARG002
         """Learn the sizes of the images that a backbone gets; the maps that follow are theirs."""
-        images = inputs[0]
-        self._sizes = named.get("sizes") or sizes_of_call(images)
-        self._padded = (images.shape[-2], images.shape[-1])
-        self._found.clear()
+        if _cells.get() is self:  # and not of another thread
+            images = inputs[0]
+            self._sizes = named.get("sizes") or sizes_of_call(images)
+            self._padded = (images.shape[-2], images.shape[-1])
+            self._found.clear()
 
-    def way_of(self, layer: nn.Module) -> Callable[..., Any] | None:
-        """Return how a layer is applied to own cells, or None where nothing is to be done."""
-        if isinstance(layer, _BatchNorm):
-            return self._norm_together if layer.training else None
-        if isinstance(layer, nn.GroupNorm):
-            return functools.partial(self._apply_to_each, 1.0)
-        scale = getattr(layer, "scale_factor", None)  # of torch's Upsample, and mmseg's
-        if isinstance(scale, float):
-            return functools.partial(self._apply_to_each, scale)
-        kernel = getattr(layer, "kernel_size", 1)  # of torch's convolutions, and mmcv's
-        reads_neighbours = max(kernel if isinstance(kernel, tuple) else (kernel,)) > 1
-        return self._clear if reads_neighbours and hasattr(layer, "in_channels") else None
-
-    def _clear(self, convolution: Callable[..., Any], maps: Tensor, *arguments: Any, **options: Any) -> Any:
+    def clear(self, convolution: Callable[..., Any], maps: Tensor, *arguments: Any, **options: Any) -> Any:
         """Apply a convolution to maps ``(B, C, H, W)`` with zeros beyond each image."""
         if self._count(maps) is not None:
             maps = maps.masked_fill(~self._find(maps)[0], 0)
         return convolution(maps, *arguments, **options)
 
-    def _norm_together(self, norm: Callable[[Tensor], Tensor], maps: Tensor) -> Tensor:
-        """Apply a batch norm to the own cells of all images of ``(B, C, H, W)``; the others are zero."""
-        if self._count(maps) is None:
+    def norm_together(self, norm: Any, maps: Tensor) -> Tensor:
+        """Apply a batch norm in training to the own cells of all images of ``(B, C, H, W)``; the others are zero."""
+        if not norm.__self__.training or self._count(maps) is None:
             return norm(maps)
         indices = self._find(maps)[1]
         batch, channels, height, width = maps.shape
@@ -105,7 +129,7 @@ class _OwnCells:
         normed = normed.new_zeros(cells.shape).index_copy(0, indices, normed)
         return normed.view(batch, height, width, channels).permute(0, 3, 1, 2).contiguous()
 
-    def _apply_to_each(self, scale: float, layer: Callable[[Tensor], Tensor], maps: Tensor) -> Tensor:
+    def apply_to_each(self, layer: Callable[[Tensor], Tensor], maps: Tensor, scale: float = 1.0) -> Tensor:
         """Apply a norm, or what enlarges maps, to each image's own cells of ``(B, C, H, W)``; the others are zero."""
         counts = self._count(maps)
         if counts is None:
@@ -139,6 +163,20 @@ class _OwnCells:
                 image[:, :rows, :columns] = True
             self._found[key] = own.to(maps.device), own.flatten().nonzero()[:, 0].to(maps.device)
         return self._found[key]
+
+
+def _way_of(layer: nn.Module) -> Callable[..., Any] | None:
+    """Return how a layer is applied to own cells, or None where nothing is to be done."""
+    if isinstance(layer, _BatchNorm):
+        return _OwnCells.norm_together
+    if isinstance(layer, nn.GroupNorm):
+        return _OwnCells.apply_to_each
+    scale = getattr(layer, "scale_factor", None)  # of torch's Upsample, and mmseg's
+    if isinstance(scale, float):
+        return functools.partial(_OwnCells.apply_to_each, scale=scale)
+    kernel = getattr(layer, "kernel_size", 1)  # of torch's convolutions, and mmcv's
+    reads_neighbours = max(kernel if isinstance(kernel, tuple) else (kernel,)) > 1
+    return _OwnCells.clear if reads_neighbours and hasattr(layer, "in_channels") else None
 
 
 def _divide(size: tuple[int, int], stride: int) -> tuple[int, int]:

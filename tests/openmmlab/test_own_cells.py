@@ -1,6 +1,8 @@
 """Necks and heads of models that compute their losses: what lies beyond an image changes nothing in its own cells."""
 
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -163,6 +165,24 @@ def test_a_call_inside_a_call_leaves_the_outer_one() -> None:
             assert model.groups(torch.randn(1, 4, 8, 8))[..., 4:].abs().max() == 0
         model.learn([(16, 16), (32, 32)])
         assert model.groups(torch.randn(2, 4, 8, 8))[0, :, 4:].abs().max() == 0
+    assert patched(model) == []
+
+
+def test_calls_of_several_threads_have_cells_of_their_own() -> None:
+    model = Layers()
+    together = threading.Barrier(2)
+
+    def count(side: int) -> int:
+        """Count the rows that a norm fills, while another thread is in its call of images of another size."""
+        with own_cells(model):
+            model.learn([(side, side), (32, 32)])
+            together.wait(timeout=60)
+            rows = model.groups(torch.randn(2, 4, 8, 8))[0].abs().amax((0, 2)).count_nonzero()
+            together.wait(timeout=60)
+            return int(rows)
+
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(count, (8, 16))) == [2, 4]
     assert patched(model) == []
 
 
