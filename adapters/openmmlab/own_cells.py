@@ -1,9 +1,9 @@
 """Necks and heads that pass over what lies beyond each image of a batch, for the time of a model's call.
 
 A backbone with ``batch_padding='exact'`` gives maps that are zero beyond each image. A convolution's bias fills these
-cells, the next convolution reads them, and norms count them. So convolutions read zeros beyond each image, as at the
-border of an image alone; norms count an image's own cells, batch norms in training those of all images; and what
-enlarges a map repeats an image's own border.
+cells, the next convolution reads them, and group norms count them. So convolutions read zeros beyond each image, as at
+the border of an image alone; group norms count an image's own cells; and what enlarges a map repeats an image's own
+border. Batch norms mix images by intent, and stay as they are.
 """
 
 import functools
@@ -16,7 +16,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from adapters.base import BackboneAdapter
 from adapters.batches import Sizes, sizes_of_call
@@ -101,7 +100,7 @@ class _OwnCells:
     def __init__(self) -> None:
         self._sizes: Sizes = []
         self._padded = (0, 0)
-        self._found: dict[Any, tuple[Tensor, Tensor]] = {}
+        self._found: dict[Any, Tensor] = {}
 
     def learn_sizes(self, backbone: nn.Module, inputs: tuple[Tensor, ...], named: dict[str, Any]) -> None:  # noqa: ARG002
         """Learn the sizes of the images that a backbone gets; the maps that follow are theirs."""
@@ -114,20 +113,8 @@ class _OwnCells:
     def clear(self, convolution: Callable[..., Any], maps: Tensor, *arguments: Any, **options: Any) -> Any:
         """Apply a convolution to maps ``(B, C, H, W)`` with zeros beyond each image."""
         if self._count(maps) is not None:
-            maps = maps.masked_fill(~self._find(maps)[0], 0)
+            maps = maps.masked_fill(self._beyond(maps), 0)
         return convolution(maps, *arguments, **options)
-
-    def norm_together(self, norm: Any, maps: Tensor) -> Tensor:
-        """Apply a batch norm in training to the own cells of all images of ``(B, C, H, W)``; the others are zero."""
-        if not norm.__self__.training or self._count(maps) is None:
-            return norm(maps)
-        indices = self._find(maps)[1]
-        batch, channels, height, width = maps.shape
-        cells = maps.permute(0, 2, 3, 1).reshape(-1, channels)
-        # Of N maps of one cell: as one map of N, transposed, torch 2.11's backward pass on a CPU is wrong.
-        normed = norm(cells[indices][:, :, None, None])[:, :, 0, 0]
-        normed = normed.new_zeros(cells.shape).index_copy(0, indices, normed)
-        return normed.view(batch, height, width, channels).permute(0, 3, 1, 2).contiguous()
 
     def apply_to_each(self, layer: Callable[[Tensor], Tensor], maps: Tensor, scale: float = 1.0) -> Tensor:
         """Apply a norm, or what enlarges maps, to each image's own cells of ``(B, C, H, W)``; the others are zero."""
@@ -154,21 +141,19 @@ class _OwnCells:
         counts = [_divide(size, stride) for size in self._sizes]
         return None if all(count == shape for count in counts) else counts
 
-    def _find(self, maps: Tensor) -> tuple[Tensor, Tensor]:
-        """Return which cells of maps are an image's own, ``(B, 1, H, W)``, and their indices through ``(B, H, W)``."""
+    def _beyond(self, maps: Tensor) -> Tensor:
+        """Return which cells of maps are no image's own, ``(B, 1, H, W)``."""
         key = (maps.shape[-2:], maps.device)
         if key not in self._found:
-            own = torch.zeros(len(maps), 1, *maps.shape[-2:], dtype=torch.bool)  # on the CPU: a GPU would be waited for
-            for image, (rows, columns) in zip(own, self._count(maps) or [], strict=True):
-                image[:, :rows, :columns] = True
-            self._found[key] = own.to(maps.device), own.flatten().nonzero()[:, 0].to(maps.device)
+            beyond = torch.ones(len(maps), 1, *maps.shape[-2:], dtype=torch.bool)
+            for image, (rows, columns) in zip(beyond, self._count(maps) or [], strict=True):
+                image[:, :rows, :columns] = False
+            self._found[key] = beyond.to(maps.device)
         return self._found[key]
 
 
 def _way_of(layer: nn.Module) -> Callable[..., Any] | None:
     """Return how a layer is applied to own cells, or None where nothing is to be done."""
-    if isinstance(layer, _BatchNorm):
-        return _OwnCells.norm_together
     if isinstance(layer, nn.GroupNorm):
         return _OwnCells.apply_to_each
     scale = getattr(layer, "scale_factor", None)  # of torch's Upsample, and mmseg's

@@ -53,7 +53,7 @@ class Budget:
     """
 
     iterations: int = 300
-    lr: float = 4e-4
+    lr: float = 1.2e-3
     images: tuple[int, int] = (300, 80)
     sides: tuple[int, int] = (80, 208)
 
