@@ -44,13 +44,16 @@ def test_a_step_asks_for_a_finite_loss_and_for_gradients() -> None:
 
 def test_the_page_counts_and_gives_reasons() -> None:
     keys = [key for framework in report.HEADS for keys in report.keys_of(framework) for key in keys]
-    fine = {"model": "resnet10t", "adapters": dict.fromkeys((*keys, ROUND_TRIP), "ok"), "wrappers": {}}
-    odd = {"smp FPN 97x65": f"RuntimeError: {report.HEADS_REFUSAL} height=97", "smp Unet 97x65": "the loss is nan"}
+    refused = f"RuntimeError: {report.HEADS_REFUSAL}"
+    cells = {**dict.fromkeys((*keys, ROUND_TRIP), "ok"), "smp FPN 97x65": refused}
+    fine = {"model": "resnet10t", "adapters": cells, "wrappers": {}}
+    odd = {"smp Unet 97x65": "the loss is nan", "smp DPT 96x160": refused}
     other = {"model": "vit", "adapters": {**fine["adapters"], **odd}, "wrappers": {"smp Unet 97x65": "ok"}}
     table = {"timm": "1.0", "torch": "2.11", "families": {"a": fine, "b": other, "begun": {"adapters": {}}}}
     page = report.render(table, ["a", "b", "begun"])
     assert "2 of the 3 families that\nserve as backbones; the others are not measured yet." in page
     assert "| smp Unet | 2 (`tu-`: 0) | 2 (`tu-`: 0) | 1 (`tu-`: 1) |" in page
     assert "| smp FPN | 2 (`tu-`: 0) | 2 (`tu-`: 0) | the head refuses |" in page
-    assert "| a | `resnet10t` | 4 4 4 | 3 3 3 (0 0 0) | 4 4 4 (0 0 0) |" in page
-    assert page.endswith("- **b**, smp Unet 97x65: the loss is nan\n")
+    assert "| smp DPT | 2 (`tu-`: 0) | 1 (`tu-`: 0) | 2 (`tu-`: 0) |" in page  # refused to one model alone
+    assert "| a | `resnet10t` | 4 4 4 | 3 3 3 (0 0 0) | 4 4 3 (0 0 0) |" in page
+    assert page.endswith(f"- **b**, smp DPT 96x160: {refused}\n- **b**, smp Unet 97x65: the loss is nan\n")

@@ -86,7 +86,7 @@ def _totals(rows: Rows) -> str:
             line = [f"{framework} {name}"]
             for keys in keys_of(framework):
                 key = keys[place]
-                if any(HEADS_REFUSAL in row["adapters"].get(key, "") for row in rows.values()):
+                if _head_refuses(rows, key):
                     line.append("the head refuses")
                     continue
                 line.append(str(_count(rows, "adapters", key)))
@@ -94,6 +94,11 @@ def _totals(rows: Rows) -> str:
                     line[-1] += f" ({WRAPPERS[framework]}: {_count(rows, 'wrappers', key)})"
             lines.append(line)
     return markdown_table(heads, lines)
+
+
+def _head_refuses(rows: Rows, key: str) -> bool:
+    """Tell whether a head refuses a size whatever the encoder."""
+    return all(HEADS_REFUSAL in row["adapters"].get(key, "") for row in rows.values())
 
 
 def _count(rows: Rows, subject: str, key: str) -> int:
@@ -118,7 +123,7 @@ def _reasons(rows: Rows) -> list[str]:
     lines = []
     for family, row in sorted(rows.items()):
         for column, cell in row["adapters"].items():
-            if column != "seconds" and cell != OK and HEADS_REFUSAL not in cell:
+            if column != "seconds" and cell != OK and not _head_refuses(rows, column):
                 text = cell.replace("|", "\\|").replace("<", "&lt;")
                 lines.append(f"- **{family}**, {column}: {text}")
     return lines or ["Every step of an adapter works, wherever the head takes the size."]
