@@ -11,11 +11,12 @@ def test_the_page_counts_what_runs_and_says_why_others_do_not() -> None:
         "mmseg/b": {"config": "b/b_1x", "size": 64, sweep.OWN: sweep.OK, "vit": "no\n operator"},
         "mmdet/a": {"config": "a/a_1x", sweep.OWN: "AssertionError"},
     }
-    page = sweep.render(results, {"torch": "2.11.0"}, ["vit"])
+    page = sweep.render(results, {"torch": "2.11.0"}, ["vit"], total=3)
+    assert "2 of 3 algorithms; the others are not measured yet." in page
     assert f"{sweep.OWN}: 1 of 2; vit: 0 of 2." in page
     assert "| `mmdet/a` | `a/a_1x` | no | no |\n| `mmseg/b` | `b/b_1x` | yes | no |" in page
     assert f"- `mmdet/a`, {sweep.OWN}: AssertionError\n- `mmseg/b`, vit: no operator\n" in page
-    assert "Reasons" not in sweep.render({"mmdet/a": {"config": "a/a_1x", sweep.OWN: sweep.OK}}, {}, [])
+    assert "Reasons" not in sweep.render({"mmdet/a": {"config": "a/a_1x", sweep.OWN: sweep.OK}}, {}, [], 1)
 
 
 def test_an_unknown_algorithm_is_refused(tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ One config of each algorithm that ships with mmdet and mmseg, the first that run
 config with a model of timm in its place, as `--backbone` does it: a loss, its backward pass and a prediction on drawn
 images, on a CPU, from random weights. [`tools/sweep.py`](../tools/sweep.py) wrote this page ({held}).
 
-{totals}.
+{count} of {total} algorithms{rest}. {totals}.
 
 """
 OWN = "own backbone"
@@ -74,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 row[model] = in_child(args.time_limit, str(configs[name][row["config"]]), name, model, row["size"])
         print(name, {column: row.get(column) for column in (OWN, *args.models)}, flush=True)
         kept.add(name, row)
-    write_text(args.page, render(kept.by_name, kept.conditions, args.models))
+    write_text(args.page, render(kept.by_name, kept.conditions, args.models, len(configs)))
     print(f"written: {args.page}")
     return 0
 
@@ -180,8 +180,17 @@ def _outcome(path: str, name: str, model_name: str | None, size: int) -> Iterato
     yield "outcome", run_config(path, name, model_name, size)
 
 
-def render(results: Mapping[str, Mapping[str, Any]], conditions: Mapping[str, str], models: Sequence[str]) -> str:
-    """Write the page, in Markdown."""
+def render(
+    results: Mapping[str, Mapping[str, Any]], conditions: Mapping[str, str], models: Sequence[str], total: int
+) -> str:
+    """Write the page, in Markdown.
+
+    Args:
+        results: by algorithm.
+        conditions: under which they were taken.
+        models: of timm, the columns.
+        total: algorithms that there are.
+    """
     columns = (OWN, *models)
     rows = [
         [f"`{name}`", f"`{row['config']}`", *("yes" if row.get(column) == OK else "no" for column in columns)]
@@ -199,4 +208,5 @@ def render(results: Mapping[str, Mapping[str, Any]], conditions: Mapping[str, st
     headings = ["algorithm", "config", *(column if column == OWN else f"`{column}`" for column in columns)]
     table = markdown_table(headings, rows)
     more = ["", "## Reasons", "", *reasons] if reasons else []
-    return HEAD.format(totals=totals, held=held) + "\n".join([table, *more, ""])
+    rest = "; the others are not measured yet" if len(results) < total else ""
+    return HEAD.format(totals=totals, held=held, count=len(results), total=total, rest=rest) + "\n".join([table, *more, ""])
