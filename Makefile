@@ -6,7 +6,8 @@ BIN := $(VENV)/bin
 # Python compiles a module when it is first imported, and keeps that; most never are. The tests import most of COMPILED,
 # in many processes at once.
 COMPILED := torch timm mmengine mmcv mmdet mmseg torchvision torchao peft onnx onnxscript onnx_ir \
-	numpy scipy sympy networkx numba matplotlib
+	numpy scipy sympy networkx numba matplotlib pandas pyarrow PIL pydantic ray setuptools accelerate \
+	segmentation_models_pytorch
 PIP := $(BIN)/pip install --no-compile -c $(ROOT)/requirements/constraints.txt
 # What a user has, and with what the tests need beside.
 USABLE := $(VENV)/usable

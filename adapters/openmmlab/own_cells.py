@@ -103,7 +103,7 @@ class _OwnCells:
         self._found: dict[Any, Tensor] = {}
 
     def learn_sizes(self, backbone: nn.Module, inputs: tuple[Tensor, ...], named: dict[str, Any]) -> None:  # noqa: ARG002
-        """Learn the sizes of the images that a backbone gets; the maps that follow are theirs."""
+        """Learn the sizes of the images ``(B, C, H, W)`` that a backbone gets; the maps that follow are theirs."""
         if _cells.get() is self:  # and not of another thread
             images = inputs[0]
             self._sizes = named.get("sizes") or sizes_of_call(images)

@@ -209,4 +209,6 @@ def render(
     table = markdown_table(headings, rows)
     more = ["", "## Reasons", "", *reasons] if reasons else []
     rest = "; the others are not measured yet" if len(results) < total else ""
-    return HEAD.format(totals=totals, held=held, count=len(results), total=total, rest=rest) + "\n".join([table, *more, ""])
+    return HEAD.format(totals=totals, held=held, count=len(results), total=total, rest=rest) + "\n".join(
+        [table, *more, ""]
+    )
