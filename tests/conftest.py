@@ -5,24 +5,28 @@ import importlib.util
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import pytest
-import torch
-from timm.layers import weight_init
-from torch import Tensor
-from yapf.yapflib import yapf_api
 
-import adapters  # noqa: F401, before any test imports mmcv.ops, which may need the operators that it serves
 
-if "PYTEST_XDIST_WORKER" in os.environ:
-    torch.set_num_threads(1)
-    os.environ["OMP_NUM_THREADS"] = "1"  # for the commands that tests start
-    # There, sitecustomize.py has these commands begin sooner.
-    folders = [str(Path(__file__).parent / "children"), os.environ.get("PYTHONPATH")]
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, folders))
-else:
-    torch.set_num_threads(2)
+def pytest_configure(config: pytest.Config) -> None:
+    """Prepare a process that tests; the one that hands out tests to others imports nothing and starts them sooner."""
+    is_worker = "PYTEST_XDIST_WORKER" in os.environ
+    if config.getoption("numprocesses", None) and not is_worker:
+        return
+
+    import torch
+
+    import adapters  # noqa: F401, before any test imports mmcv.ops, which may need the operators that it serves
+
+    torch.set_num_threads(1 if is_worker else 2)
+    if is_worker:
+        os.environ["OMP_NUM_THREADS"] = "1"  # for the commands that tests start
+        # There, sitecustomize.py has these commands begin sooner.
+        folders = [str(Path(__file__).parent / "children"), os.environ.get("PYTHONPATH")]
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, folders))
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -31,8 +35,9 @@ def quick_init() -> Iterator[None]:
 
     Truncating it takes most of a small model's building, and tests randomise what they compare anyway.
     """
+    from timm.layers import weight_init
 
-    def draw(tensor: Tensor, mean: float, std: float, *_: float) -> Tensor:
+    def draw(tensor: Any, mean: float, std: float, *_: float) -> Any:
         return tensor if tensor.is_meta else tensor.normal_(mean, std)
 
     with mock.patch.object(weight_init, "_trunc_normal_", draw):
@@ -42,6 +47,8 @@ def quick_init() -> Iterator[None]:
 @pytest.fixture(autouse=True, scope="session")
 def plain_configs() -> Iterator[None]:
     """Have mmengine print configs as they come: it lays each one out five times in a run, for a second in all."""
+    from yapf.yapflib import yapf_api
+
     with mock.patch.object(yapf_api, "FormatCode", lambda text, **_: (text, True)):
         yield
 
