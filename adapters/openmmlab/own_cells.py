@@ -65,12 +65,14 @@ class _ForwardOnOwnCells:
     Args:
         forward: the layer's.
         apply: how the layer is applied to the cells of a call.
+        replaces_own: the layer's forward is not that of its class: another library has replaced it.
     """
 
-    def __init__(self, forward: Callable[..., Any], apply: Callable[..., Any]) -> None:
+    def __init__(self, forward: Callable[..., Any], apply: Callable[..., Any], replaces_own: bool) -> None:
         self.forward = forward
         self.apply = apply
         self.calls = 0
+        self.replaces_own = replaces_own
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:
         cells = _cells.get()
@@ -82,15 +84,18 @@ class _ForwardOnOwnCells:
 def _replace_forward(layer: nn.Module, apply: Callable[..., Any]) -> None:
     with _lock:
         if not isinstance(layer.forward, _ForwardOnOwnCells):
-            layer.forward = _ForwardOnOwnCells(layer.forward, apply)
+            layer.forward = _ForwardOnOwnCells(layer.forward, apply, "forward" in vars(layer))
         layer.forward.calls += 1
 
 
 def _put_back_forward(layer: Any) -> None:
-    """Give a layer the forward of its class, when the last call ends."""
+    """Give a layer the forward that it had, when the last call ends."""
     with _lock:
-        layer.forward.calls -= 1
-        if not layer.forward.calls:
+        replaced = layer.forward
+        replaced.calls -= 1
+        if not replaced.calls and replaced.replaces_own:
+            layer.forward = replaced.forward
+        elif not replaced.calls:
             del layer.forward
 
 
@@ -157,7 +162,7 @@ def _way_of(layer: nn.Module) -> Callable[..., Any] | None:
     if isinstance(layer, nn.GroupNorm):
         return _OwnCells.apply_to_each
     scale = getattr(layer, "scale_factor", None)  # of torch's Upsample, and mmseg's
-    if isinstance(scale, float):
+    if isinstance(scale, float) and hasattr(layer, "mode"):
         return functools.partial(_OwnCells.apply_to_each, scale=scale)
     kernel = getattr(layer, "kernel_size", 1)  # of torch's convolutions, and mmcv's
     reads_neighbours = max(kernel if isinstance(kernel, tuple) else (kernel,)) > 1

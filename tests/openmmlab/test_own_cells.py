@@ -130,6 +130,15 @@ def test_a_call_ends_with_its_error_too() -> None:
     assert not model.backbone._forward_pre_hooks
 
 
+def test_a_forward_that_another_library_has_replaced_stays() -> None:
+    model = Layers()
+    model.groups.forward = torch.zeros_like
+    with own_cells(model):
+        model.learn([(16, 16), (32, 32)])
+        assert model.groups(torch.ones(2, 4, 8, 8)).abs().max() == 0
+    assert model.groups.forward is torch.zeros_like
+
+
 def test_a_call_inside_a_call_leaves_the_outer_one() -> None:
     model = Layers()
     with own_cells(model):

@@ -13,7 +13,6 @@ import argparse
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +32,7 @@ from adapters.files import write_text
 from adapters.openmmlab.config_files import shipped_configs
 from adapters.openmmlab.config_tree import drop_pretrained
 from adapters.openmmlab.fit import fit_backbone
+from adapters.openmmlab.operators.finder import are_served
 from lab.child import ENDED, collect
 from lab.results import Results
 from lab.synthetic import make_batch, shrink_model
@@ -97,14 +97,8 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
 def versions() -> dict[str, str]:
     """Return under what the algorithms run."""
     held = {name: version(f"onedl-{name}") for name in ("mmdetection", "mmsegmentation", "mmcv")}
-    return {"torch": version("torch").partition("+")[0], **held, "operators": operators_in_use()}
-
-
-def operators_in_use() -> str:
-    """Say whose operators mmcv calls."""
-    folders = find_spec("mmcv").submodule_search_locations  # type: ignore[union-attr]
-    compiled = any(any(Path(folder).glob("_ext.*")) for folder in folders or ())
-    return "mmcv's, compiled" if compiled else "adapters.openmmlab.operators"
+    operators = "adapters.openmmlab.operators" if are_served() else "mmcv's, compiled"
+    return {"torch": version("torch").partition("+")[0], **held, "operators": operators}
 
 
 def configs_by_algorithm() -> dict[str, dict[str, Path]]:
