@@ -60,3 +60,17 @@ def test_layers_that_run_together_are_called_as_modules() -> None:
     vgg.forward_intermediates(image(32, 32), intermediates_only=True)
     assert called == [str(index) for index in range(len(vgg.features))]
     assert {type(layer) for layer in vgg.features.children()} == {nn.Conv2d, nn.ReLU, nn.MaxPool2d, nn.Sequential}
+
+
+def test_a_pass_that_stops_early_recomputes_too() -> None:
+    """It goes through a slice of the layers."""
+    vgg = VGG([8, 8, "M", 16, "M"], num_classes=0)
+    del vgg.pre_logits
+    recompute_blocks(vgg)
+    calls: list[int] = []
+    for layer in vgg.features.children():
+        layer.register_forward_hook(lambda *_: calls.append(1))
+    maps = vgg.forward_intermediates(image(32, 32), indices=[0], intermediates_only=True, stop_early=True)
+    before = len(calls)
+    maps[0].square().mean().backward()
+    assert len(calls) > before
