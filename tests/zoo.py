@@ -5,7 +5,7 @@ A spec names a real timm model and shrinks it through ``trunk``, so that a test 
 
 import copy
 import functools
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +14,6 @@ from lab.randomise import randomise
 
 import adapters
 from adapters import BackboneAdapter
-from adapters.trunk.build import build_without_data
 
 TWINS = {"depths": [2, 2, 2, 2], "embed_dims": [16, 32, 48, 64], "num_heads": [1, 2, 3, 4]}
 SWIN_CR = {"depths": (2, 2, 2, 2), "embed_dim": 24, "num_heads": (1, 2, 3, 4)}
@@ -45,17 +44,8 @@ class Spec:
         """An adapter of the test's own with every parameter randomised, in eval mode."""
         return copy.deepcopy(_build(self, tuple(sorted(overrides.items()))))
 
-    def skeleton(self) -> BackboneAdapter:
-        """The adapter of all tests, to look at: it has no weights."""
-        return _skeleton(self)
-
     def __str__(self) -> str:
         return self.name
-
-
-@functools.cache
-def _skeleton(spec: Spec) -> BackboneAdapter:
-    return build_without_data(lambda: adapters.TimmAdapter(spec.model_name, **spec.options))
 
 
 @functools.cache
@@ -244,3 +234,16 @@ MORE = (
     Spec("cait", "cait_xxs24_224", adapters.GenericAdapter, {"trunk": {"depth": 2}}),
     Spec("coat", "coat_lite_tiny", adapters.GenericAdapter),
 )
+
+#: Which models have no linear layer is written down here, since a test that is collected builds none.
+WITHOUT_LINEAR_LAYERS = {"resnet", "convnext", "efficientnet", "mobilenet"}
+
+
+def models(*names: str) -> list[Spec]:
+    """The models of these names."""
+    return [spec for spec in (*ZOO, *MORE) if spec.name in names]
+
+
+def models_without(names: Collection[str]) -> list[Spec]:
+    """All models but those of these names."""
+    return [spec for spec in (*ZOO, *MORE) if spec.name not in names]

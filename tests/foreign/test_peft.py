@@ -6,20 +6,23 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
-from zoo import MORE, ZOO, Spec, image
+from zoo import WITHOUT_LINEAR_LAYERS, Spec, image, models, models_without
 
 from adapters import BackboneAdapter
+
+#: Models whose attention has another layer in the place of ``qkv``, or that have none.
+WITHOUT_QKV = {*WITHOUT_LINEAR_LAYERS, "twins_pcpvt", "convit_local_only", "levit", "pvt", "mambaout"}
+#: Every third of the models whose MLPs have an ``fc1``.
+WITH_FC1 = (
+    *("twins_svt", "twins_svt_two_stages", "vit", "deit_distilled", "dinov3", "convit_local_only", "vit_taps", "beit"),
+    *("crossvit", "swinv2", "edgenext", "mambaout", "coat"),
+)
 
 
 def linear_layers(adapter: BackboneAdapter, last: str | None = None) -> list[str]:
     """Names of the linear layers, of all or of those whose name ends so."""
     names = [name for name, module in adapter.named_modules() if isinstance(module, nn.Linear)]
     return [name for name in names if last is None or name.rpartition(".")[2] == last]
-
-
-def models_with(last: str | None = None) -> list[Spec]:
-    """Those of the models that have such layers."""
-    return [spec for spec in (*ZOO, *MORE) if linear_layers(spec.skeleton(), last)]
 
 
 def assert_close(maps: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> None:
@@ -48,19 +51,28 @@ def check(adapter: BackboneAdapter, targets: list[str], use_dora: bool = False) 
     plain.load_state_dict(merged.state_dict())
 
 
-@pytest.mark.parametrize("spec", models_with(), ids=str)
+@pytest.mark.parametrize(
+    ("spec", "last"),
+    [(spec, None) for spec in models(*WITHOUT_LINEAR_LAYERS)] + [(spec, "qkv") for spec in models(*WITHOUT_QKV)],
+    ids=str,
+)
+def test_those_left_out_have_no_such_layer(spec: Spec, last: str | None) -> None:
+    assert linear_layers(spec.build(), last) == []
+
+
+@pytest.mark.parametrize("spec", models_without(WITHOUT_LINEAR_LAYERS), ids=str)
 def test_lora_on_all_linear_layers(spec: Spec) -> None:
     adapter = spec.build()
     check(adapter, linear_layers(adapter))
 
 
-@pytest.mark.parametrize("spec", models_with("qkv"), ids=str)
+@pytest.mark.parametrize("spec", models_without(WITHOUT_QKV), ids=str)
 def test_dora_on_qkv(spec: Spec) -> None:
     adapter = spec.build()
     check(adapter, linear_layers(adapter, "qkv"), use_dora=True)
 
 
-@pytest.mark.parametrize("spec", models_with("fc1")[::3], ids=str)
+@pytest.mark.parametrize("spec", models(*WITH_FC1), ids=str)
 def test_lora_on_fc1_which_a_kernel_may_compute(spec: Spec) -> None:
     adapter = spec.build()
     check(adapter, linear_layers(adapter, "fc1"))

@@ -5,14 +5,11 @@ import torch
 from torch import nn
 from torch.ao.quantization import quantize_dynamic
 from torchao.quantization import Int8DynamicActivationInt8WeightConfig, Int8WeightOnlyConfig, quantize_
-from zoo import MORE, ZOO, Spec, image
+from zoo import WITHOUT_LINEAR_LAYERS, Spec, image, models_without
 
 from adapters import BackboneAdapter
 
-WITH_LINEAR_LAYERS = [
-    spec for spec in (*ZOO, *MORE) if any(isinstance(module, nn.Linear) for module in spec.skeleton().modules())
-]
-each_model = pytest.mark.parametrize("spec", WITH_LINEAR_LAYERS, ids=str)
+each_model = pytest.mark.parametrize("spec", models_without(WITHOUT_LINEAR_LAYERS), ids=str)
 
 
 def relative_error(quantised: nn.Module, adapter: BackboneAdapter) -> float:
