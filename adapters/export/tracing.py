@@ -11,6 +11,7 @@ from torch.export import Dim, ExportedProgram
 from torch.utils._sympy.numbers import int_oo
 from torch.utils._sympy.value_ranges import ValueRanges
 
+from adapters.export.attention import FourAxesAttention
 from adapters.export.refusals import refusal_to_trace
 from adapters.windows.exported import sharing_windows
 
@@ -50,7 +51,8 @@ class _Unguarded(nn.Module):
     def forward(self, *inputs: Tensor) -> Any:
         sides = (side for tensor in inputs for side in tensor.shape)
         side: Any = next((side for side in sides if not isinstance(side, int)), None)
-        with sharing_windows(), nullcontext() if side is None else side.node.shape_env.suppress_guards():
+        guards = nullcontext() if side is None else side.node.shape_env.suppress_guards()
+        with sharing_windows(), FourAxesAttention(), guards:
             return self.module(*inputs)
 
 

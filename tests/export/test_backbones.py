@@ -61,6 +61,11 @@ def test_a_model_for_one_size_is_exported_at_one(tmp_path: Path) -> None:
     assert set(open_file(tmp_path / "beit.pt2")(image(40, 56, batch=1).numpy())) == {"map0", "map1"}
 
 
+def test_attention_over_five_axes_is_written_as_onnx(tmp_path: Path) -> None:
+    adapter = SPECS["hiera"].build()
+    assert export_backbone(adapter, tmp_path / "hiera.onnx", size=(72, 40), batch=1).worst < 1e-5
+
+
 def test_a_model_for_one_size_says_so(tmp_path: Path) -> None:
     says = "beit_base_patch16_224 cannot be exported with free height and width: timm builds it for one image size"
     with pytest.raises(ValueError, match=says):
