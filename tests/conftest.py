@@ -66,6 +66,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_collection_finish() -> None:
-    """Have the garbage collector pass over what is imported and collected, which stays to the end."""
+    """Have the garbage collector pass over what is imported and collected, which stays to the end, and come less often.
+
+    At Python's threshold of 700 new objects, passing over models of thousands takes a twentieth of the tests' time.
+    """
     gc.collect()
     gc.freeze()
+    gc.set_threshold(5000, 10, 10)

@@ -22,6 +22,7 @@ CONSOLE = "dense-adapters"
 QUICK = [
     "model.backbone.weights=None",
     "model.backbone.trunk.depths=[2,1,1,1]",
+    "default_hooks.checkpoint.save_optimizer=False",
     *(
         f"{split}_dataloader.{setting}"
         for split in ("train", "val", "test")

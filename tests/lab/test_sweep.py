@@ -23,3 +23,8 @@ def test_an_unknown_algorithm_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no algorithm 'mmdet/ats'"):
         sweep.main(["--algorithms", "mmdet/ats", "--page", str(tmp_path / "page.md")])
     assert not list(tmp_path.iterdir())
+
+
+def test_reasons_are_not_those_of_one_machine() -> None:
+    reason = "no such file: '/work/a-1.2/b_c/d.py' (config.py:16), see https://a.io/b/c or mmdet/atss"
+    assert sweep.without_folders(reason) == "no such file: 'd.py' (config.py:16), see https://a.io/b/c or mmdet/atss"

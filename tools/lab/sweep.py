@@ -10,6 +10,7 @@ JSON file beside the page, and a second run goes on from there.
 """
 
 import argparse
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
@@ -167,7 +168,12 @@ def without_gradient(model: nn.Module) -> list[str]:
 def in_child(time_limit: float, *arguments: object) -> str:
     """Call :func:`run_config` in a process of its own; return its answer, or why there is none."""
     cells = collect(_outcome, time_limit, *arguments)
-    return cells.get("outcome") or cells[ENDED]
+    return without_folders(cells.get("outcome") or cells[ENDED])
+
+
+def without_folders(reason: str) -> str:
+    """Shorten the absolute paths in a message, which are those of one machine, to their last names."""
+    return re.sub(r"(?<![\w.:/])/(?:[\w.+-]+/)+", "", reason)
 
 
 def _outcome(path: str, name: str, model_name: str | None, size: int) -> Iterator[tuple[str, str]]:
