@@ -75,7 +75,7 @@ docs: setup  ## build the site, strict, into work_dirs/site
 	cd $(ROOT) && NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # What a test frees stays with its process for the next test: giving memory back and taking it anew would cost a tenth.
-test: export MALLOC_MMAP_THRESHOLD_ ?= 33554432
+test: export MALLOC_MMAP_THRESHOLD_ ?= 1073741824
 test: export MALLOC_TRIM_THRESHOLD_ ?= 1073741824
 test: setup  ## all tests, two at a time
 	cd $(ROOT) && $(BIN)/python -m pytest -n 2

@@ -32,7 +32,7 @@ FULL_DEPTH, SMALL_DEPTH = 12, 4
 SMALL_WINDOW = 3
 MAX_PROPOSALS = 16
 MAX_DETECTIONS = 10
-SIDES = {"mmdet": 128, "mmseg": 64}
+SIDES = {"mmdet": 96, "mmseg": 64}
 
 
 def read(path: Path) -> Config:
