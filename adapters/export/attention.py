@@ -35,5 +35,5 @@ def _attend(
 
 
 def _with_four_axes(tensor: Tensor) -> Tensor:
-    """Reshape ``(..., N, d)`` to ``(1, heads, N, d)``."""
-    return tensor.reshape(1, -1, *tensor.shape[-2:])
+    """Reshape ``(..., N, d)`` to ``(1, heads, N, d)``, without a division, which free sizes make slow to trace."""
+    return tensor.flatten(0, -3)[None] if tensor.ndim > 2 else tensor[None, None]
