@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from lab import sweep
+from lab.synthetic import make_batch
 
 
 def test_the_page_counts_what_runs_and_says_why_others_do_not() -> None:
@@ -28,3 +29,9 @@ def test_an_unknown_algorithm_is_refused(tmp_path: Path) -> None:
 def test_reasons_are_not_those_of_one_machine() -> None:
     reason = "no such file: '/work/a-1.2/b_c/d.py' (config.py:16), see https://a.io/b/c or mmdet/atss"
     assert sweep.without_folders(reason) == "no such file: 'd.py' (config.py:16), see https://a.io/b/c or mmdet/atss"
+
+
+@pytest.mark.parametrize(("parts", "given"), [({"roi_head": {}}, True), ({"roi_head": {}, "rpn_head": {}}, False)])
+def test_proposals_are_given_to_detectors_that_make_none(parts: dict[str, dict[str, str]], given: bool) -> None:
+    batch = make_batch({"type": "FastRCNN", "num_classes": 3, **parts}, "mmdet", 64, training=False)
+    assert ["proposals" in sample for sample in batch["data_samples"]] == [given, given]

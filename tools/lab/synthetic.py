@@ -112,6 +112,8 @@ def _sample_maker(model: Mapping) -> Callable[[np.random.Generator, int, int], B
         batch = _detection_sample(rng, size, image_id, min(classes, things), semantic_stride)
         if (model.get("bbox_head") or {}).get("type") in HEADS_FOR_BOXES_ALONE:
             del batch["data_samples"].gt_instances.masks
+        if "rpn_head" in model or "roi_head" not in model:
+            del batch["data_samples"].proposals  # a detector that is given some would leave its own out
         return batch
 
     return sample

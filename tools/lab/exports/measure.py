@@ -99,7 +99,8 @@ def _measure(build: Callable[[], Any], export: Callable[[Any, Path, Any], Any]) 
         built.append(randomise(model, fan_in_share=NOISE) if isinstance(model, Maps) else model)
 
     yield "build", outcome(start)
-    for column, (ending, size) in FILES.items() if built else ():
+    # The file of one size first: it is written sooner, and is there when the other one runs out of time.
+    for column, (ending, size) in reversed(FILES.items()) if built else ():
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / f"model.{ending}"
             yield column, outcome(export, built[0], path, size)
