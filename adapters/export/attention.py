@@ -1,29 +1,28 @@
 """Attention over tensors that do not have four axes, in a form that ONNX's exporter takes."""
 
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 
-class FourAxesAttention(TorchFunctionMode):
-    """A context in which torch's attention sees four axes; Hiera and NesT give it windows beside heads, SAM less."""
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        return (_attend if func is F.scaled_dot_product_attention else func)(*args, **(kwargs or {}))
-
-
-def _attend(
+def attend_over_four_axes(
     query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, *more: Any, **named: Any
-) -> Any:
+) -> Tensor:
+    """Compute ``torch.nn.functional.scaled_dot_product_attention`` through a call that sees four axes.
+
+    Hiera and NesT have windows beside heads, SAM has no batch.
+
+    Args:
+        query: ``(..., N, d)``.
+        key: ``(..., M, d)``.
+        value: ``(..., M, e)``.
+        attn_mask: ``(..., N, M)``, whose leading axes may be missing, or 1.
+        more, named: torch's.
+
+    Returns:
+        ``(..., N, e)``.
+    """
     if query.ndim == 4:
         return F.scaled_dot_product_attention(query, key, value, attn_mask, *more, **named)
     leading = query.shape[:-2]

@@ -11,8 +11,9 @@ from torch.export import Dim, ExportedProgram
 from torch.utils._sympy.numbers import int_oo
 from torch.utils._sympy.value_ranges import ValueRanges
 
-from adapters.export.attention import FourAxesAttention
+from adapters.export.attention import attend_over_four_axes
 from adapters.export.refusals import refusal_to_trace
+from adapters.kernels.redirected_attention import RedirectedAttention
 from adapters.windows.exported import sharing_windows
 
 
@@ -52,7 +53,7 @@ class _Unguarded(nn.Module):
         sides = (side for tensor in inputs for side in tensor.shape)
         side: Any = next((side for side in sides if not isinstance(side, int)), None)
         guards = nullcontext() if side is None else side.node.shape_env.suppress_guards()
-        with sharing_windows(), FourAxesAttention(), guards:
+        with sharing_windows(), RedirectedAttention(attend_over_four_axes), guards:
             return self.module(*inputs)
 
 

@@ -6,16 +6,14 @@ quarter to a half less time. The scores are bfloat16 between the two products, a
 written out under autocast.
 """
 
-from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from adapters.kernels.cpu import FUSED_BF16_ATTENTION_IS_SLOW, is_eager_cpu_inference
+from adapters.kernels.redirected_attention import RedirectedAttention
 from adapters.kernels.versions import autocast_dtype
 
 #: Bytes of the scores that are made at once.
@@ -67,19 +65,8 @@ def redirect_attention(trunk: nn.Module, image: Tensor) -> AbstractContextManage
     wanted = FUSED_BF16_ATTENTION_IS_SLOW and dtype == torch.bfloat16 and is_eager_cpu_inference(image)
     large = image[:, 0].numel() >= FEWEST_PIXELS
     if wanted and large and any(hasattr(module, "fused_attn") for module in trunk.modules()):
-        return _Redirect()
+        return RedirectedAttention(attend)
     return nullcontext()
-
-
-class _Redirect(TorchFunctionMode):
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        return (attend if func is F.scaled_dot_product_attention else func)(*args, **(kwargs or {}))
 
 
 def _is_better_unfused(query: Tensor, key: Tensor, value: Tensor) -> bool:

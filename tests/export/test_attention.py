@@ -1,29 +1,15 @@
 """Attention with four axes: any other number of axes, with and without a mask, gives what torch gives."""
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch.overrides import TorchFunctionMode
 
-from adapters.export.attention import FourAxesAttention
+from adapters.export.attention import attend_over_four_axes
+from adapters.kernels.redirected_attention import RedirectedAttention
 
 Shape = tuple[int, ...]
-
-
-class Recorder(TorchFunctionMode):
-    """The numbers of axes that torch's attention is asked with."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.axes: list[int] = []
-
-    def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is F.scaled_dot_product_attention:
-            self.axes.append(args[0].ndim)
-        return func(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize(
@@ -44,7 +30,13 @@ def test_equals_torch(leading: Shape, mask: Shape | None) -> None:
     query, key, value = (torch.randn(*leading, n, 4, generator=generator) for n in (5, 7, 7))
     bias = None if mask is None else torch.randn(mask, generator=generator)
     expected = F.scaled_dot_product_attention(query, key, value, bias, scale=0.3)
-    with Recorder() as asked, FourAxesAttention():
+    axes: list[int] = []
+
+    def record(query: torch.Tensor, *more: Any, **named: Any) -> torch.Tensor:
+        axes.append(query.ndim)
+        return F.scaled_dot_product_attention(query, *more, **named)
+
+    with RedirectedAttention(record), RedirectedAttention(attend_over_four_axes):
         actual = F.scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=0.3)
     torch.testing.assert_close(actual, expected)
-    assert asked.axes == [4]
+    assert axes == [4]
